@@ -1,0 +1,101 @@
+"""The files of one run: where they are, who may write them, and what a run's exit code means.
+
+artifacts_path/<run_id>/
+  config.yaml      the whole configuration, resolved, as it was at submission
+  run.json         id, versions, git commit, dirty diff, submit command
+  metrics.jsonl    one object a logged step; after a resume each step stands there once
+  events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed
+  attempts/<n>/    what each rank of attempt n ended with: rank_<k>.json
+  checkpoints/     step_<8 digits>/
+  submitit/        Submitit's own files and the logs; 0700, since it holds pickles
+  code/            the packages as they were at submission
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXIT_FINISHED = 0
+EXIT_CRASHED = 1
+EXIT_USER_ERROR = 2
+EXIT_WANTS_REQUEUE = 75
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths of one run directory."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id is the directory's name."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def submitit(self) -> Path:
+        return self.path / "submitit"
+
+    @property
+    def code(self) -> Path:
+        return self.path / "code"
+
+    @property
+    def wandb(self) -> Path:
+        return self.path / "wandb"
+
+    def attempt(self, number: int) -> Path:
+        """Directory of attempt `number`, counted from 1."""
+        return self.path / "attempts" / str(number)
+
+
+def append_event(run: RunDir, event: str, **fields: Any) -> None:
+    """Append one line to events.jsonl, durable when this returns."""
+    row = {"event": event, "time": time.time(), **fields}
+    line = json.dumps(row, ensure_ascii=False) + "\n"
+    fd = os.open(run.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(fd, line.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl file, oldest first. A last line cut off by a kill is left out; no file is no lines."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
