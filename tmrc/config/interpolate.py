@@ -1,0 +1,61 @@
+"""`${...}` in configurations: other keys, and environment variables that hold no secret."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from tmrc.config.errors import ConfigError, shown
+
+_RESOLVER = re.compile(r"\$\{\s*([^}{:$]*?)\s*:")
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,[^{}$]*)?\}")
+_SECRET = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+
+
+def has_interpolation(values: Any) -> bool:
+    """Whether any text in `values` holds `${`."""
+    return any("${" in text for _, text in _texts(values))
+
+
+def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`values` with every `${...}` replaced. Raises ConfigError for unknown keys, secrets and other resolvers."""
+    for dotted, text in _texts(values):
+        _check(dotted, text, where)
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+    except OmegaConfBaseException as error:
+        dotted = getattr(error, "full_key", None) or "a value"
+        raise ConfigError(f"{where}: {dotted}: {str(error).splitlines()[0]}") from None
+    assert isinstance(resolved, dict)
+    return {str(name): value for name, value in resolved.items()}
+
+
+def _check(dotted: str, text: str, where: str) -> None:
+    """Only `${key}` and `${oc.env:NAME}` with a literal name pass, so that what is read can be judged here."""
+    names = _ENVIRONMENT.findall(text)
+    if len(_RESOLVER.findall(text)) != len(names):
+        raise ConfigError(
+            f"{where}: {dotted}: got {shown(text)}, valid: ${{key}} and ${{oc.env:NAME}} or with a default"
+        )
+    for name in names:
+        if _SECRET.search(name):
+            raise ConfigError(
+                f"{where}: {dotted}: {shown(name)} looks like a secret and would be saved with the run; "
+                "programs read it from the environment themselves"
+            )
+
+
+def _texts(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, text) of every text in `values`, keys among them."""
+    if isinstance(values, str):
+        yield prefix, values
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for name, child in pairs:
+        dotted = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(name, str):
+            yield dotted, name
+        yield from _texts(child, dotted)

@@ -1,0 +1,113 @@
+"""From a file and overrides to a validated configuration.
+
+Plain files are read with PyYAML alone; OmegaConf is imported for `${...}` and Hydra for a `defaults:` list, so that
+the usual submit stays fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tmrc.config.build import build
+from tmrc.config.compose import compose
+from tmrc.config.errors import ConfigError, nearest, shown
+from tmrc.config.interpolate import has_interpolation, resolve
+from tmrc.config.schema import Config
+from tmrc.config.validate import check
+from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
+
+_OVERRIDE = re.compile(r"^(?:\+{0,2}([A-Za-z_][\w.\-]*)=(.*)|~([A-Za-z_][\w.\-]*))$", re.DOTALL)
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration in the file (or packaged configuration) `source`, with `key=value` overrides applied.
+
+    Raises ConfigError, one line that names the file, the key, what was given and what is valid.
+    """
+    file = find_config(source)
+    values = read_yaml_mapping(file)
+    parsed = [_parse_override(text) for text in overrides]
+    if "defaults" in values:
+        groups = [text for text, (dotted, _, _) in zip(overrides, parsed, strict=True) if "." not in dotted]
+        values = compose(file, values, groups)
+        parsed = [override for override in parsed if "." in override[0]]
+    for dotted, value, remove in parsed:
+        _apply(values, dotted, value, remove)
+    if has_interpolation(values):
+        values = resolve(values, str(file))
+    given = {dotted for dotted, _, _ in parsed}
+
+    def where(dotted: str) -> str:
+        return "command line" if dotted in given else str(file)
+
+    config = build(Config, values, where)
+    check(config, where)
+    return config
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """The configuration as plain dicts, lists and numbers, as YAML and JSON hold them."""
+    plain = dataclasses.asdict(config)
+    plain["optimizer"]["betas"] = list(config.optimizer.betas)
+    return plain
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write every key of `config` to the YAML file `path`, so that `load_config` gives back an equal one."""
+    path.write_text(yaml.safe_dump(config_dict(config), sort_keys=False, allow_unicode=True), "utf8")
+
+
+def packaged_configs() -> dict[str, Path]:
+    """Name -> file of the configurations that come with tmrc."""
+    package = Path(__file__).parents[1] / "configs" / "train"  # in an installed package
+    checkout = Path(__file__).parents[2] / "configs" / "train"
+    folder = package if package.is_dir() else checkout
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(source: str | Path) -> Path:
+    """The file meant by a path or by the name of a packaged configuration. Raises ConfigError when there is none."""
+    file = Path(source)
+    if "\0" in str(source) or len(str(source)) > 4096:
+        raise ConfigError(f"{shown(str(source))}: not a path")
+    if file.is_file():
+        return file
+    names = packaged_configs()
+    if str(source) in names:
+        return names[str(source)]
+    if file.exists():
+        raise ConfigError(f"{file}: is not a file")
+    raise ConfigError(
+        f"{shown(str(source))}: no such file{nearest(str(source), names)}; packaged configurations: {', '.join(names)}"
+    )
+
+
+def _parse_override(text: str) -> tuple[str, Any, bool]:
+    """(dotted key, value, whether to remove the key) of `key=value`, `+key=value`, `++key=value` or `~key`."""
+    match = _OVERRIDE.match(text)
+    if match is None:
+        raise ConfigError(f"command line: got {shown(text)}, valid: key=value, such as optimizer.lr=3e-4")
+    if match[3]:
+        return match[3], None, True
+    return match[1], parse_yaml(match[2], f"command line: {match[1]}") if match[2] else "", False
+
+
+def _apply(values: dict[str, Any], dotted: str, value: Any, remove: bool) -> None:
+    """Set or remove `dotted` in the nested dict `values`."""
+    *sections, name = dotted.split(".")
+    for depth, section in enumerate(sections):
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise ConfigError(f"command line: {dotted}: {'.'.join(sections[: depth + 1])} has no keys below it")
+    if remove:
+        values.pop(name, None)
+    else:
+        values[name] = value
