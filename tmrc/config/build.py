@@ -21,7 +21,7 @@ Where = Callable[[str], str]
 
 
 def build(cls: type[C], values: Any, where: Where, prefix: str = "") -> C:
-    """An instance of the dataclass `cls` from a mapping. Raises ConfigError naming place, key, value and what is valid."""
+    """An instance of the dataclass `cls` from a mapping. Raises ConfigError: place, key, value and what is valid."""
     if values is None:
         values = {}
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def append_event(run: RunDir, event: str, **fields: Any) -> None:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl file, oldest first. A last line cut off by a kill is left out; no file is no lines."""
+    """The whole lines of a .jsonl file, oldest first; a last line cut off by a kill is left out. No file: none."""
     if not path.exists():
         return []
     rows = []

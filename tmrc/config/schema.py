@@ -42,7 +42,7 @@ class DatasetsConfig:
     val_split_size: float | None = key(
         None,
         "held-out share (below 1) or number (1 and above) of sequences, the last ones, as tatm's val_split_size; "
-        "null holds out what one validation pass reads (val_batches x batch_size, at most a tenth); 0 holds out nothing",
+        "null holds out what one validation pass reads, val_batches x batch_size, at most a tenth; 0 nothing",
         at_least=0,
     )
     eos_token: int = key(1, "token id that ends a document", at_least=0)
