@@ -22,11 +22,11 @@ SMALL = ModelConfig(d_model=32, n_head=2)
 
 
 def documents(B: int, T: int) -> torch.Tensor:
-    return (torch.rand(B, T, generator=torch.manual_seed(1)) < 0.1).cumsum(1)
+    return (torch.rand(B, T, generator=torch.Generator().manual_seed(1)) < 0.1).cumsum(1)
 
 
 def qkv(B: int = 2, H: int = 2, T: int = 45, Q: int = 16) -> list[torch.Tensor]:
-    generator = torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     return [torch.randn(B, H, T, Q, generator=generator) for _ in range(3)]
 
 
@@ -65,6 +65,7 @@ def test_impossible_choices_are_refused(keys: dict[str, Any], message: str) -> N
         attention_backend(dataclasses.replace(ModelConfig(), **keys), "cuda")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("name", ["causal", "causal_document"])
 @pytest.mark.parametrize("T", [1, 45, 130])
 def test_sdpa_and_flex_are_attention_by_hand(name: str, T: int) -> None:
@@ -103,6 +104,7 @@ def test_attention_dropout_follows_the_configuration_not_the_machine(monkeypatch
     assert seen == [0.0, 0.0, 0.25, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
 def test_flex_is_compiled_once_and_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
 

@@ -55,7 +55,7 @@ def test_dense_mask_is_the_definition(name: str, document_ids: list[list[int]]) 
 @pytest.mark.parametrize("length", [1, 100, 128, 200, 300])
 def test_block_mask_is_the_definition(name: str, length: int) -> None:
     """At lengths below, at and above the block size, that are not its multiples and not the width of a model."""
-    ids_BT = (torch.rand(2, length, generator=torch.manual_seed(0)) < 0.02).cumsum(1)
+    ids_BT = (torch.rand(2, length, generator=torch.Generator().manual_seed(0)) < 0.02).cumsum(1)
     block_mask = build_mask(ModelConfig(mask=name), "flex", ids_BT)
     assert block_mask.shape[-2:] == (length, length)  # type: ignore[union-attr]
     visible = expected(name, ids_BT.tolist())

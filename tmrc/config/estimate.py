@@ -1,0 +1,75 @@
+"""What a configuration will cost, computed without torch: parameters, FLOPs, disk and memory.
+
+All of it is for the model `gpt`; for another `model.name` the answer is None, since only its own code knows its sizes.
+In the formulas: L layers, D width, F = mlp_scale_factor * D, T context length, V vocabulary, N parameters.
+"""
+
+from __future__ import annotations
+
+from tmrc.config.schema import Config
+
+FLOAT32, HALF = 4, 2  # bytes of a number
+
+
+def parameters(config: Config, embedding: bool = True) -> int | None:
+    """Number of parameters; without `embedding`, those of the look-up tables (tokens and positions) are left out."""
+    model, D, V = config.model, config.model.d_model, config.tokenizer.vocab_size
+    if model.name != "gpt":
+        return None
+    F = model.mlp_scale_factor * D
+    norm = D + D * model.ln_bias
+    attention = (3 * D * D + 3 * D * model.attn_bias) + (D * D + D * model.proj_bias)
+    mlp = 2 * D * F + (F + D) * model.mlp_bias
+    head = V * D + V * model.cls_head_bias
+    tables = (V + model.context_length) * D
+    return model.n_layer * (2 * norm + attention + mlp) + norm + head + tables * embedding
+
+
+def flops_per_token(config: Config) -> float | None:
+    """FLOPs that one token costs, forward and backward: 6 N + 12 L D T, as in PaLM (arXiv:2204.02311, appendix B).
+
+    N leaves out the look-up tables, which multiply nothing. Attention counts in full although a causal mask hides half
+    of it, as in the published figures, so that utilisation compares with them.
+    """
+    N = parameters(config, embedding=False)
+    if N is None:
+        return None
+    return 6.0 * N + 12.0 * config.model.n_layer * config.model.d_model * config.model.context_length
+
+
+def checkpoint_bytes(config: Config) -> int | None:
+    """Bytes of one checkpoint: float32 weights and the optimizer's two moments. The JSON beside them is small."""
+    N = parameters(config)
+    return None if N is None else N * (FLOAT32 + _moments(config))
+
+
+def training_memory_bytes(config: Config, micro_batch: int) -> int | None:
+    """Rough peak memory of one GPU that trains on `micro_batch` sequences at a time.
+
+    Float32 weights and gradients, the moments, a copy of the weights in the autocast precision, and what the forward
+    pass keeps for the backward pass. Not in it: CUDA itself, kernels' workspaces, DDP's buckets, the allocator's slack;
+    and a compiled step keeps less than this. Meant for a warning, not for filling a GPU to the brim.
+    """
+    N = parameters(config)
+    if N is None:
+        return None
+    copy = HALF * N if config.model.autocast_precision != "float32" else 0
+    activations = micro_batch * config.model.context_length * _activation_bytes_per_token(config)
+    return N * (2 * FLOAT32 + _moments(config)) + copy + activations
+
+
+def _moments(config: Config) -> int:
+    """Bytes of the optimizer's two moments of one parameter."""
+    return 2 * (FLOAT32 if config.optimizer.precision == "float32" else HALF)
+
+
+def _activation_bytes_per_token(config: Config) -> int:
+    """What is kept of one token until the backward pass; attention weights are not, in any backend."""
+    model = config.model
+    F = model.mlp_scale_factor * model.d_model
+    autocast = FLOAT32 if model.autocast_precision == "float32" else HALF
+    residual = 2 * FLOAT32 * model.d_model  # the stream before each of the two norms
+    attention = 6 * autocast * model.d_model  # two normed copies, query, key, value, attention's output
+    mlp = 2 * autocast * F  # before and after the activation
+    logits = (autocast + 2 * FLOAT32) * config.tokenizer.vocab_size  # and their log-probabilities and gradient
+    return model.n_layer * (residual + attention + mlp) + logits
