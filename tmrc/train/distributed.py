@@ -1,0 +1,94 @@
+"""The processes of one run: which of them this is, where it computes, and what they agree on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tmrc.config.errors import ConfigError
+from tmrc.config.schema import TrainingConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides, writes and prints for all."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_world(training: TrainingConfig) -> Iterator[World]:
+    """Join the processes that torchrun started (its environment variables), or be alone; leave at the end.
+
+    GPUs talk through NCCL and CPUs through gloo; control messages always take gloo, so that they never wait for a GPU.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    device = choose_device(training.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(rank, size, device)
+        return
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=size)
+    yield World(rank, size, device)
+    dist.destroy_process_group()  # not after an error: a peer may be gone, and this would wait for it
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """This process's device. Raises ConfigError when a GPU is asked for and there is none for it."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ConfigError(
+            f"training.device: got {wanted!r}, but process {local_rank} of this node has no GPU ({count} visible); "
+            "valid: as many processes a node as GPUs, or device: cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def all_reduce(tensor: Tensor, op: Any, world: World) -> Tensor:
+    """Reduce `tensor` in place over all processes."""
+    if world.size > 1:
+        dist.all_reduce(tensor, op)
+    return tensor
+
+
+def from_leader(value: Any, world: World) -> Any:
+    """Rank 0's `value` (plain JSON-like data) on every rank."""
+    if world.size == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]
+
+
+def broadcast_tensors(tensors: list[Tensor], world: World) -> None:
+    """Overwrite each tensor with rank 0's."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def gather(value: Any, world: World) -> list[Any]:
+    """Every rank's `value`, by rank."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values

@@ -1,0 +1,145 @@
+"""Everything a run is made of, built from its configuration."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tmrc.config.errors import ConfigError
+from tmrc.config.schema import Config
+from tmrc.data.batches import BatchReader
+from tmrc.data.dataset import TokenDataset
+from tmrc.data.plan import DataPlan
+from tmrc.model.attention import attention_backend, build_mask
+from tmrc.model.build import build_model
+from tmrc.train.batch import Batch
+from tmrc.train.distributed import World
+from tmrc.train.evaluate import Validation
+from tmrc.train.feed import Share, share_of
+from tmrc.train.optim import build_optimizer
+from tmrc.train.oracle import Oracle, OracleProbe
+from tmrc.train.step import LossModule, Stepper
+
+AUTO_TOKENS_CPU = 8_192  # of one forward pass; more only costs memory
+AUTO_TOKENS_GPU = 32_768
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The pieces of one run on one rank."""
+
+    config: Config
+    world: World
+    plan: DataPlan
+    share: Share
+    model: nn.Module  # what is saved
+    module: LossModule  # model and loss, without DDP
+    compiled: bool
+    stepper: Stepper
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    reader: BatchReader
+    validation: Validation | None
+    build_mask: Callable[[Tensor], Any]
+    probe: OracleProbe | None
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step reads over all ranks."""
+        return self.config.training.batch_size * self.config.model.context_length
+
+
+def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: int | None = None) -> Parts:
+    """Build a run; `micro_batch_size` is that of the checkpoint it continues, if there is one. Raises ConfigError."""
+    micro = choose_micro_batch_size(config, world, micro_batch_size)
+    device = world.device
+    oracle = Oracle(config.tokenizer.vocab_size) if config.training.use_oracle else None
+    model = (oracle or build_model(config)).to(device)
+    precision: torch.dtype = getattr(torch, config.model.autocast_precision)
+    module = LossModule(model, precision, device.type)
+    wanted = config.training.compile
+    compiled = oracle is None and (device.type == "cuda" and config.model.compile_flex if wanted == "auto" else wanted)
+    if compiled:
+        module.compile(dynamic=False)
+    mask = functools.partial(build_mask, config.model, attention_backend(config.model, device.type))
+    optimizer = build_optimizer(model.named_parameters(), config.optimizer)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+    wrapped = _distribute(module, world)
+    reader = BatchReader(
+        _dataset(config, plan, "train"),
+        config.training.batch_size,
+        config.training.seed,
+        config.training.shuffle,
+        vocab_limit=config.tokenizer.vocab_size,
+    )
+    return Parts(
+        config=config,
+        world=world,
+        plan=plan,
+        share=share_of(world.rank, world.size, config.training.batch_size, micro),
+        model=model,
+        module=module,
+        compiled=compiled,
+        stepper=Stepper(config, wrapped, optimizer, scaler, mask, device),
+        optimizer=optimizer,
+        scaler=scaler,
+        reader=reader,
+        validation=_validation(config, plan, world, micro),
+        build_mask=mask,
+        probe=OracleProbe(module, oracle, device) if oracle else None,
+    )
+
+
+def choose_micro_batch_size(config: Config, world: World, of_checkpoint: int | None = None) -> int:
+    """Sequences per forward pass. Raises ConfigError when ranks cannot share the global batch evenly."""
+    batch, wanted = config.training.batch_size, config.training.micro_batch_size
+    if batch % world.size:
+        raise ConfigError(
+            f"training.batch_size: got {batch}, valid: a multiple of the {world.size} processes that share it"
+        )
+    share = batch // world.size
+    if wanted != "auto":
+        if share % wanted:
+            raise ConfigError(
+                f"training.micro_batch_size: got {wanted}, valid: auto or a divisor of {share}, "
+                f"each of {world.size} processes' share of training.batch_size {batch}"
+            )
+        return wanted
+    if of_checkpoint is not None and share % of_checkpoint == 0:
+        return of_checkpoint
+    budget = AUTO_TOKENS_GPU if world.device.type == "cuda" else AUTO_TOKENS_CPU
+    most = max(1, budget // config.model.context_length)
+    return max(size for size in range(1, min(share, most) + 1) if share % size == 0)
+
+
+def warm_up_batch(parts: Parts) -> Batch:
+    """A batch of the training shape that holds no data."""
+    shape = (parts.share.micro_batch_size, parts.config.model.context_length)
+    zeros = torch.zeros(shape, dtype=torch.long, device=parts.world.device)
+    return Batch(zeros, zeros, zeros)
+
+
+def _distribute(module: LossModule, world: World) -> nn.Module:
+    if world.size == 1:
+        return module
+    device_ids = [world.device.index] if world.device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def _dataset(config: Config, plan: DataPlan, split: str) -> TokenDataset:
+    whole = TokenDataset(plan.metadata, plan.shards, plan.layout, None, config.datasets.eos_token)
+    return whole.select("train" if split == "train" else "validation")
+
+
+def _validation(config: Config, plan: DataPlan, world: World, micro: int) -> Validation | None:
+    if plan.validation_sequences == 0:
+        return None
+    dataset = _dataset(config, plan, "validation")
+    reader = BatchReader(dataset, plan.validation_sequences, shuffle=False, vocab_limit=config.tokenizer.vocab_size)
+    return Validation(reader, micro, world, config.datasets.eos_token)

@@ -1,0 +1,70 @@
+"""Stopping in order: signals set a flag, and all ranks agree on the step at which they stop or save."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from tmrc.train.distributed import World
+
+STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Whether a signal has asked this process to stop. Handlers only note it: saving inside one can deadlock."""
+
+    def __init__(self) -> None:
+        self.signal: str | None = None
+
+    def install(self) -> None:
+        """Note every stop signal from now on."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What all ranks do after the current step."""
+
+    stop: bool
+    save: bool
+
+
+class Agreement:
+    """One decision a step, the same on every rank.
+
+    Each rank puts in its flags when a step begins and reads the agreed ones when it ends: the exchange takes place
+    behind the step's arithmetic, on the CPU, and nobody stops at another step than the others.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._flags = torch.zeros(2, dtype=torch.int32)
+        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._pending: dist.Work | None = None
+
+    def propose(self, stop: bool, save: bool) -> None:
+        """Put in this rank's wishes for the step that begins."""
+        self._flags = torch.tensor([stop, save], dtype=torch.int32)
+        if self._group is not None:
+            self._pending = dist.all_reduce(self._flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def wait_for_all(self) -> None:
+        """Return once every rank is here; raises RuntimeError when one is gone."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
+
+    def decide(self) -> Decision:
+        """The decision on what was proposed last; waits for the slowest rank's proposal."""
+        if self._pending is not None:
+            self._pending.wait()
+            self._pending = None
+        stop, save = (bool(flag) for flag in self._flags.tolist())
+        return Decision(stop, save)
