@@ -1,0 +1,156 @@
+"""The attempts of one run on disk: who runs it now, what its ranks said, how it ended.
+
+attempts/<n>/owner.json       host, process and job that runs attempt n, written by the job before training starts
+attempts/<n>/rank_<k>.pid     process of rank k, written by it once its signal handlers stand
+attempts/<n>/rank_<k>.json    what rank k ended with, written by it
+attempts/<n>/job.json         what the attempt ended with, written by the job last
+attempts/lock                 held (flock) by the job while it runs
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launch.processes import alive, start_time
+from tmrc.config.errors import UserError
+from tmrc.config.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that runs an attempt."""
+
+    host: str
+    pid: int
+    started: int | None
+    job_id: str | None = None
+
+    def here(self) -> bool:
+        """Whether it is a process of this machine, so that it can be looked at."""
+        return self.host == socket.gethostname()
+
+    def alive(self) -> bool:
+        """Whether it still runs. Only meaningful where `here()`."""
+        return alive(self.pid, self.started)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended: the exit code (see tmrc.config.rundir), the word for it, and one line why."""
+
+    exit_code: int
+    status: str
+    message: str = ""
+    step: int | None = None
+
+
+def last_attempt(run: RunDir) -> int:
+    """The highest attempt number so far; 0 before the first."""
+    folder = run.path / "attempts"
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def begin_attempt(run: RunDir, owner: Owner) -> int:
+    """Create the next attempt's directory with `owner` in it; returns its number."""
+    number = last_attempt(run) + 1
+    while True:
+        try:
+            run.attempt(number).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            continue
+        write_json(run.attempt(number) / "owner.json", vars(owner))
+        return number
+
+
+def this_process(job_id: str | None) -> Owner:
+    """The calling process as an owner."""
+    return Owner(socket.gethostname(), os.getpid(), start_time(os.getpid()), job_id)
+
+
+def read_owner(run: RunDir, number: int) -> Owner | None:
+    """Who ran or runs attempt `number`; None until the job has said so."""
+    found = read_json(run.attempt(number) / "owner.json")
+    return Owner(**found) if found else None
+
+
+def read_ending(run: RunDir, number: int) -> Ending | None:
+    """How attempt `number` ended; None while it runs or when its job died without a word."""
+    found = read_json(run.attempt(number) / "job.json")
+    return Ending(**found) if found else None
+
+
+def hold_lock(run: RunDir, patience: float = 0.0) -> int:
+    """Take the run's lock until this process ends; returns its descriptor.
+
+    Raises UserError when another process has it for longer than `patience` seconds.
+    """
+    folder = run.path / "attempts"
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                return descriptor  # a filesystem without locks: the owner file has to do
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise UserError(f"{run.path}: still running{_by(read_owner(run, last_attempt(run)))}") from None
+            time.sleep(0.05)
+        else:
+            return descriptor
+
+
+def refuse_running(run: RunDir) -> None:
+    """Raise UserError while some process runs this run."""
+    number = last_attempt(run)
+    owner = read_owner(run, number) if number else None
+    if number:
+        os.close(hold_lock(run))
+    if owner is None or read_ending(run, number) is not None:
+        return
+    if owner.here():
+        if owner.alive():
+            raise UserError(f"{run.path}: still running{_by(owner)}")
+        return
+    if owner.job_id is None:
+        file = run.attempt(number) / "owner.json"
+        raise UserError(f"{run.path}: running{_by(owner)} as far as can be seen here; if it is gone, remove {file}")
+
+
+def _by(owner: Owner | None) -> str:
+    if owner is None:
+        return ""
+    job = f", job {owner.job_id}" if owner.job_id else ""
+    return f" (process {owner.pid} on {owner.host}{job})"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when it is not there or not whole."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` so that a reader sees the whole file or none, durable when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf8") as file:
+        json.dump(values, file, ensure_ascii=False, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,68 @@
+"""`tmrc-submit`: start a run on Slurm or on this machine."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from launch.cli.run import run_command
+
+TRAINER = "tmrc.train"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("-p", "--partition", metavar="P", help="Slurm partition.")
+@click.option("-A", "--account", metavar="A", help="Slurm account.")
+@click.option("-q", "--qos", metavar="Q", help="Slurm quality of service.")
+@click.option("-N", "--nodes", type=int, metavar="N", help="Nodes.")
+@click.option("-G", "--gpus-per-node", type=int, metavar="G", help="GPUs on each node. [1; all there are with --local]")
+@click.option("-c", "--cpus-per-task", type=int, metavar="C", help="CPU cores on each node.")
+@click.option("--mem", metavar="M", help="Memory on each node, such as 360G.")
+@click.option("-t", "--time", metavar="T", help="Time limit, such as 2-00:00:00 or 30 (minutes).")
+@click.option("-C", "--constraint", metavar="X", help="Node features.")
+@click.option("-x", "--exclude", metavar="NODES", help="Nodes to keep off.")
+@click.option("-J", "--name", metavar="NAME", help="Name of the job; the run id begins with it. [CONFIG's file name]")
+@click.option("--template", metavar="NAME|FILE", help="Site template with settings for all of the above.")
+@click.option("--local", is_flag=True, help="Run here, in the foreground. Ctrl-C saves and stops.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and the batch script; start and write nothing.")
+@click.option("--resume", metavar="RUN", help="Continue a run: its directory, or its id under CONFIG's artifacts_path.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1)
+@click.pass_context
+def submit(
+    context: click.Context,
+    /,
+    arguments: tuple[str, ...],
+    local: bool,
+    dry_run: bool,
+    resume: str | None,
+    as_json: bool,
+    **flags: Any,
+) -> int:
+    """Start the training run that CONFIG describes: on Slurm, or here with --local.
+
+    CONFIG is a YAML file or the name of a packaged configuration; KEY=VALUE overrides one of its keys, such as
+    optimizer.lr=3e-4. Options override the `launch:` section of CONFIG, which overrides the template.
+
+    Exit codes of a run: 0 finished, 2 error in configuration or data, 75 stopped after saving, else a crash.
+    """
+    given = list(arguments)
+    source = given.pop(0) if given and not (resume and "=" in given[0]) else None
+    if source is None and resume is None:
+        raise click.UsageError("CONFIG is missing: a YAML file or the name of a packaged configuration")
+    from launch.submit import Request
+    from launch.submit import submit as start
+
+    trainer = context.obj or TRAINER
+    return start(Request(source, tuple(given), flags, local, dry_run, resume, as_json, tuple(sys.argv), trainer))
+
+
+def main(trainer: str = TRAINER) -> None:
+    """Entry point of `tmrc-submit`; `trainer` is the module that torchrun starts."""
+    run_command(submit, "tmrc-submit", trainer)
+
+
+if __name__ == "__main__":
+    main()

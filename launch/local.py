@@ -1,0 +1,192 @@
+"""A run in the foreground of this machine, through Submitit's local executor.
+
+Ctrl-C, a closed terminal and a killed `tmrc-submit` all mean: save and stop. Submitit's processes must not see the
+signal themselves (its controller kills the job a second after Ctrl-C), so they are started with it ignored, and the
+job is asked by its process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from launch.attempts import Ending, last_attempt, read_ending, read_owner, write_json
+from launch.gpus import Resources
+from launch.job import TRAINER, TrainJob
+from launch.processes import adopt_orphans, alive, descendants, kill_descendants, start_time
+from launch.progress import Display, State, display
+from launch.tail import Tail
+from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
+
+POLL = 0.1  # seconds between looks at the run
+TEN_YEARS = 60 * 24 * 3650  # minutes; Submitit's own default ends a local job after two
+ORPHAN_PATIENCE = 35.0  # seconds for training processes to save when their job was killed
+ASKED = (
+    "saving and stopping ... (Ctrl-C twice more ends it without saving)",
+    "still saving; once more ends it without saving",
+    "ending it without saving",
+)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What became of a local run."""
+
+    ending: Ending
+    state: State
+    job_id: str
+    log: Path
+
+
+@dataclass
+class _Requests:
+    """Requests to stop: how many came, how many were passed on."""
+
+    came: int = 0
+    passed_on: int = 0
+
+
+def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> LocalResult:
+    """Run one attempt, showing its progress on stderr; returns when nothing of it is left."""
+    adopt_orphans()
+    attempt = last_attempt(run) + 1
+    me = (os.getpid(), start_time(os.getpid()))
+    job = TrainJob(str(run.path), resources.processes, resources.devices, me, trainer)
+    requests = _Requests()
+    tails = Tail(run.metrics), Tail(run.events)
+    for tail in tails:
+        tail.skip()
+    with _signals_ignored():
+        submitted = _submit(run, job)
+    append_event(run, "submitted", attempt=attempt, executor="local", job_id=submitted.job_id)
+    state = State()
+    with _signals_counted(requests), display() as shown:
+        while not (submitted.done() and _gone(run, attempt)):
+            _look(state, tails, shown)
+            _pass_on(requests, run, attempt, shown)
+            time.sleep(POLL)
+        _look(state, tails, shown)
+        ending = read_ending(run, attempt) or _without_a_word(run, attempt)
+    kill_descendants(os.getpid())
+    return LocalResult(ending, state, submitted.job_id, submitted.paths.stdout)
+
+
+def _submit(run: RunDir, job: TrainJob) -> Any:
+    """Hand the job to Submitit; the processes it starts take `launch` from the run's own copy of the code."""
+    from submitit.core.utils import environment_variables
+    from submitit.local.local import LocalExecutor
+
+    for stale in run.submitit.glob("*.pkl"):
+        stale.unlink()  # a process id used again would find the pickles of an earlier attempt
+    executor = LocalExecutor(folder=run.submitit)
+    executor.update_parameters(timeout_min=TEN_YEARS, signal_delay_s=0, tasks_per_node=1, stderr_to_stdout=True)
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(run.code), inherited] if inherited else [str(run.code)])
+    # The executor hides all GPUs from a job that asks for none; the job names its devices itself.
+    with environment_variables(PYTHONPATH=path, PYTHONSAFEPATH="1"):
+        return executor.submit(job)
+
+
+def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
+    """Take in what the run has written since the last look."""
+    metrics, events = tails
+    before = state.saved
+    for row in events.rows():
+        state.event(row)
+    for row in metrics.rows():
+        state.metrics(row, time.monotonic())
+    with _quiet_when_nobody_reads():
+        if state.saved != before:
+            shown.say(f"checkpoint at step {state.saved:,}")
+        shown.update(state)
+
+
+def _pass_on(requests: _Requests, run: RunDir, attempt: int, shown: Display) -> None:
+    """Tell the job of requests to stop, once it can be told."""
+    if requests.passed_on == requests.came:
+        return
+    owner = read_owner(run, attempt)
+    if owner is None:  # not yet at the point where it listens
+        if requests.came >= 3:
+            kill_descendants(os.getpid())
+        return
+    requests.passed_on += 1
+    with _quiet_when_nobody_reads():
+        shown.say(ASKED[min(requests.passed_on, 3) - 1])
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner.pid, signal.SIGINT)
+
+
+def _gone(run: RunDir, attempt: int) -> bool:
+    """Whether the job's own process has ended (Submitit's controller may die before it)."""
+    owner = read_owner(run, attempt)
+    return owner is None or not alive(owner.pid, owner.started)
+
+
+def _without_a_word(run: RunDir, attempt: int) -> Ending:
+    """The ending of an attempt whose job was killed: its processes get time to save, then are killed too."""
+    deadline = time.monotonic() + ORPHAN_PATIENCE
+    while descendants(os.getpid()) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    if read_owner(run, attempt) is None:
+        last = _last_line(run)
+        return Ending(EXIT_CRASHED, "failed", f"the job did not start{': ' if last else ''}{last}")
+    ending = Ending(EXIT_CRASHED, "failed", "the job was killed before it could say how training ended")
+    write_json(run.attempt(attempt) / "job.json", vars(ending))
+    append_event(run, "failed", attempt=attempt, exit_code=ending.exit_code, cause=ending.message)
+    return ending
+
+
+def _last_line(run: RunDir) -> str:
+    """The last line of the newest log."""
+    logs = sorted(run.submitit.glob("*_log.out"), key=lambda log: log.stat().st_mtime)
+    lines = logs[-1].read_text("utf8", "replace").split("\n") if logs else []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """What is started within inherits that the terminal's signals are ignored."""
+    signals = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.signal(signum, signal.SIG_IGN) for signum in signals]
+    try:
+        yield
+    finally:
+        for signum, handler in zip(signals, before, strict=True):
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _signals_counted(requests: _Requests) -> Iterator[None]:
+    """INT, TERM and HUP are requests to stop."""
+
+    def count(signum: int, frame: FrameType | None) -> None:
+        requests.came += 1
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(signum, count) for signum in signals]
+    try:
+        yield
+    finally:
+        for signum, handler in zip(signals, before, strict=True):
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _quiet_when_nobody_reads() -> Iterator[None]:
+    """The terminal or pipe may be gone; the run still has to be seen to its end."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())

@@ -1,0 +1,65 @@
+"""What a run will do and cost, for people and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launch.gpus import Resources
+from launch.preflight import Facts, disk_bytes, size
+from launch.progress import amount
+from tmrc.config.estimate import checkpoint_bytes, flops_per_token, parameters, training_memory_bytes
+from tmrc.config.schema import Config
+
+
+def make_plan(config: Config, resources: Resources, facts: Facts) -> dict[str, Any]:
+    """The figures of a run. Sizes are in bytes and are estimates; None where the model's own sizes are not known."""
+    training, data = config.training, facts.data
+    ranks = config.launch.nodes * resources.processes
+    share = training.batch_size // ranks
+    micro = share if training.micro_batch_size == "auto" else training.micro_batch_size
+    tokens = data.total_steps * training.batch_size * config.model.context_length
+    flops = flops_per_token(config)
+    return {
+        "nodes": config.launch.nodes,
+        "gpus_per_node": resources.gpus,
+        "processes": ranks,
+        "steps": data.total_steps,
+        "steps_per_epoch": data.steps_per_epoch,
+        "epochs": round(data.total_steps / data.steps_per_epoch, 3),
+        "train_sequences": data.layout.train_texts,
+        "validation_sequences": data.validation_sequences,
+        "tokens": tokens,
+        "sequences_per_step": training.batch_size,
+        "sequences_per_rank": share,
+        "micro_batch_size": training.micro_batch_size,
+        "parameters": parameters(config),
+        "flops": None if flops is None else flops * tokens,
+        "memory_bytes": training_memory_bytes(config, micro),
+        "checkpoint_bytes": checkpoint_bytes(config),
+        "disk_bytes": disk_bytes(config),
+        "free_bytes": facts.free_bytes,
+    }
+
+
+def show_plan(plan: dict[str, Any], config: Config) -> str:
+    """The plan as a few aligned lines."""
+    gpus = f"{plan['gpus_per_node']} GPU{'s' * (plan['gpus_per_node'] != 1)} each" if plan["gpus_per_node"] else "CPU"
+    auto = " at most" if plan["micro_batch_size"] == "auto" else ""
+    rows = {
+        "data": f"{config.datasets.path or config.datasets.name}: {plan['train_sequences']:,} sequences to train on, "
+        f"{plan['validation_sequences']:,} a validation pass",
+        "machine": f"{plan['nodes']} node{'s' * (plan['nodes'] != 1)}, {gpus}, {plan['processes']} training "
+        f"process{'es' * (plan['processes'] != 1)}",
+        "steps": f"{plan['steps']:,} ({plan['epochs']:g} epochs of {plan['steps_per_epoch']:,})",
+        "tokens": f"{amount(plan['tokens'])}",
+        "batch": f"{plan['sequences_per_step']:,} sequences a step, {plan['sequences_per_rank']:,} a process",
+        "model": f"{_or(plan['parameters'], amount)} parameters, {_or(plan['flops'], amount)} FLOPs in all",
+        "memory": f"{_or(plan['memory_bytes'], size)} a process{auto}, estimated",
+        "disk": f"{_or(plan['checkpoint_bytes'], size)} a checkpoint, {_or(plan['disk_bytes'], size)} in all; "
+        f"{size(plan['free_bytes'])} free",
+    }
+    return "\n".join(f"{name:9}{text}" for name, text in rows.items())
+
+
+def _or(value: Any, written: Any) -> str:
+    return "unknown" if value is None else str(written(value))

@@ -1,0 +1,90 @@
+"""What Linux says about processes: whether one still lives, what it has started, and how to end all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def start_time(pid: int) -> int | None:
+    """When process `pid` began, in clock ticks since boot; None when it is gone or only waits to be reaped.
+
+    Process ids are used again; id and start time together name one process.
+    """
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else int(fields[19])
+
+
+def alive(pid: int, started: int | None) -> bool:
+    """Whether the process `pid` that began at `started` still runs (any process of that id when `started` is None)."""
+    now = start_time(pid)
+    return now is not None and started in (None, now)
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`, children first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (fields := _stat(int(entry.name))) is not None:
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, level = [], [pid]
+    while level:
+        level = [child for parent in level for child in children.get(parent, [])]
+        found += level
+    return found
+
+
+def adopt_orphans() -> None:
+    """From now on, processes below this one whose parent dies become its children, so that none is lost sight of."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_with_parent() -> None:
+    """Run in a new child before exec: it gets SIGTERM when its parent dies, even by SIGKILL."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def kill_descendants(pid: int, patience: float = 5.0) -> list[int]:
+    """SIGKILL everything below `pid` until nothing is left; returns what was killed. Reaps them when `pid` is us."""
+    killed: list[int] = []
+    deadline = time.monotonic() + patience
+    while living := [child for child in descendants(pid) if start_time(child) is not None]:
+        for child in living:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(child, signal.SIGKILL)
+        killed += [child for child in living if child not in killed]
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    if pid == os.getpid():
+        reap()
+    return killed
+
+
+def reap() -> None:
+    """Collect every dead child, so that adopted orphans do not stay as zombies."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Fields of /proc/<pid>/stat from the third on (state, parent, ...); the second, the name, may hold anything."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes().decode("ascii", "replace")
+    except OSError:
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def _prctl(option: int, value: int) -> None:
+    """Best effort: a system without prctl loses only what it is for."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

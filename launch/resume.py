@@ -1,0 +1,90 @@
+"""Continuing a run: which one is meant, whether it may go on, and with which changes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.attempts import last_attempt, refuse_running
+from tmrc.config.errors import ConfigError, UserError, nearest, shown
+from tmrc.config.load import load_config, write_config
+from tmrc.config.rundir import RunDir, read_jsonl
+from tmrc.config.schema import Config
+from tmrc.data.plan import plan_data
+
+# What does not change what the run computes, only how long, how often it says so, and where it runs
+CHANGEABLE = (
+    "training.train_steps", "training.epochs", "training.save_every", "training.keep_checkpoints",
+    "training.log_interval", "launch.", "wandb_log.",
+)  # fmt: skip
+
+
+def find_run(name: str, artifacts: Path) -> RunDir:
+    """The run that is a directory, or the id of one under `artifacts`. Raises UserError when there is none."""
+    for path in (Path(name), artifacts / name):
+        try:
+            if (path / "config.yaml").is_file() and (path / "run.json").is_file():
+                return RunDir(path.resolve())
+        except (OSError, ValueError):
+            break
+    there = [entry.parent.name for entry in artifacts.glob("*/run.json")] if artifacts.is_dir() else []
+    hint = nearest(name, there)
+    raise UserError(f"--resume: {shown(name)} is no run directory and no run under {artifacts}{hint}")
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise ConfigError for a change that would make another run of this one."""
+    for text in overrides:
+        key = re.sub(r"^(\+\+?|~)", "", text).partition("=")[0]
+        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in CHANGEABLE):
+            allowed = ", ".join(one + "*" * one.endswith(".") for one in CHANGEABLE)
+            raise ConfigError(f"--resume: {shown(key)} cannot change in the middle of a run; these can: {allowed}")
+
+
+def check_resumable(run: RunDir, config: Config) -> None:
+    """Raise UserError when the run is still going, is finished, or lacks its code."""
+    if not run.code.is_dir():
+        raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
+    refuse_running(run)
+    _refuse_queued(run)
+    ends = [row for row in read_jsonl(run.events) if row.get("event") in ("finished", "started", "resumed", "failed")]
+    if ends and ends[-1]["event"] == "finished":
+        done = int(ends[-1].get("step", 0))
+        total = plan_data(config).total_steps
+        if total <= done:
+            raise UserError(
+                f"{run.path}: finished at step {done}; a larger training.train_steps or training.epochs continues it "
+                f"(now they end it at step {total})"
+            )
+
+
+def changed_config(run: RunDir, overrides: Sequence[str]) -> Config:
+    """The run's configuration with `overrides`, not yet written."""
+    check_overrides(overrides)
+    return load_config(run.config, overrides)
+
+
+def keep_changes(run: RunDir, config: Config) -> None:
+    """Write the changed configuration; the one that the last attempt used stays with that attempt."""
+    if load_config(run.config) == config:
+        return
+    kept = run.attempt(last_attempt(run))
+    kept.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(run.config, kept / "config.yaml")
+    temporary = run.config.with_name(".config.yaml")
+    write_config(config, temporary)
+    temporary.replace(run.config)
+
+
+def _refuse_queued(run: RunDir) -> None:
+    """Raise UserError while Slurm still has the job of the last submission."""
+    submitted = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
+    if not submitted or submitted[-1].get("executor") != "slurm" or shutil.which("squeue") is None:
+        return
+    job_id = str(submitted[-1].get("job_id"))
+    asked = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%T"], capture_output=True, text=True)
+    if state := asked.stdout.strip():
+        raise UserError(f"{run.path}: job {job_id} is still {state.lower()}")

@@ -1,0 +1,108 @@
+"""Creating a run's directory: configuration, provenance, and the copy of the code that the run will use."""
+
+from __future__ import annotations
+
+import datetime
+import getpass
+import importlib.metadata
+import os
+import platform
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import launch
+import tmrc
+from launch.attempts import write_json
+from tmrc.config.errors import UserError
+from tmrc.config.load import write_config
+from tmrc.config.rundir import RunDir
+from tmrc.config.schema import Config
+
+PACKAGES = (Path(tmrc.__file__).parent, Path(launch.__file__).parent)
+LIBRARIES = ("tmrc", "torch", "submitit", "numpy", "safetensors")
+MAX_DIFF = 1_000_000  # characters of uncommitted changes kept in run.json
+
+
+def new_run_id(config: Config, source: str | Path) -> str:
+    """`<name>-<UTC time>-<4 hex digits>`; the name is launch.name or the configuration file's."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-.") or "run"
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{config.launch.name or stem[:40]}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
+    """Make the directory of a new run with all that an attempt needs. Raises UserError when it cannot be made."""
+    run = RunDir(Path(config.training.artifacts_path) / run_id)
+    try:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir()  # a run directory is never written into by a second run
+        run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
+        copy_code(run.code)
+        write_config(config, run.config)
+        write_json(run.run_json, provenance(run_id, command))
+    except OSError as error:
+        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {error.strerror}") from None
+    return run
+
+
+def copy_code(target: Path) -> None:
+    """Copy the packages to `target`, which appears only when it is whole."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    for package in PACKAGES:
+        shutil.copytree(package, temporary / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+    temporary.rename(target)
+
+
+def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:
+    """What run.json holds: enough to know which code ran, where and how. No environment, since it holds secrets."""
+    return {
+        "id": run_id,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(command),
+        "directory": str(Path.cwd()),
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "versions": {library: _version(library) for library in LIBRARIES},
+        "git": git_state(PACKAGES[0].parent),
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """Commit, uncommitted changes and untracked files of the packages; None when they are not from a checkout."""
+    names = [package.name for package in PACKAGES]
+    if not _git(root, "ls-files", f"{names[0]}/__init__.py"):
+        return None
+    diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", *names) or ""
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", *names) or ""
+    return {
+        "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
+        "dirty": bool(diff or untracked),
+        "diff": diff[:MAX_DIFF],
+        "untracked": untracked.split("\n")[:-1],
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git or it fails."""
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf8", "replace")

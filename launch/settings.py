@@ -1,0 +1,115 @@
+"""The settings of a run from their three sources: template < the configuration's `launch:` section < flags."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.templates import load_template
+from tmrc.config.compose import compose
+from tmrc.config.errors import ConfigError, shown
+from tmrc.config.load import find_config, load_config
+from tmrc.config.schema import Config, LaunchConfig
+from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
+
+_LIST = r"[A-Za-z0-9_.,@-]+"
+# What a setting may look like before it is written into a script. Quoting alone does not help there: a line break ends
+# the #SBATCH comment, and the rest of the text would be run.
+ALLOWED: dict[str, tuple[str, str]] = {
+    "name": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "up to 64 letters, digits, . _ -"),
+    "partition": (_LIST, "names of letters, digits, . _ - with commas between"),
+    "account": (_LIST, "letters, digits, . _ @ -"),
+    "qos": (_LIST, "letters, digits, . _ @ -"),
+    "mem": (r"\d+[KMGTkmgt]?", "a number with K, M, G or T, such as 360G"),
+    "time": (r"\d+|\d+:\d\d?(:\d\d?)?|\d+-\d\d?(:\d\d?){0,2}", "minutes, h:m:s or days-h:m:s, such as 2-00:00:00"),
+    "constraint": (r"[A-Za-z0-9_.,&|*()\[\]=-]+", "feature names joined by & | , * ( ) [ ]"),
+    "exclude": (r"[A-Za-z0-9_.,\[\]-]+", "node names such as node[1-3],node7"),
+}  # fmt: skip
+_SBATCH_VALUE = (r"[A-Za-z0-9_./:@=+,&|*()\[\] -]*", "letters, digits, spaces and . _ / : @ = + , & | * ( ) [ ] -")
+MAX_LENGTH = 1000
+# sbatch parameters that have a key of their own, or that the launcher depends on (None)
+OWN_KEY: dict[str, str | None] = {
+    "job-name": "name", "partition": "partition", "account": "account", "qos": "qos", "nodes": "nodes",
+    "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem", "time": "time",
+    "constraint": "constraint", "exclude": "exclude", **dict.fromkeys((
+        "output", "error", "open-mode", "requeue", "no-requeue", "signal", "ntasks", "ntasks-per-node", "array", "wrap",
+        "export", "export-file", "parsable", "quiet", "test-only", "wait", "help", "usage", "version",
+    )),
+}  # fmt: skip
+
+
+def load_settings(source: str | Path, overrides: Sequence[str], flags: Mapping[str, Any]) -> Config:
+    """The configuration `source` with template, overrides and flags (`launch` key -> value) merged in and checked.
+
+    Raises ConfigError, one line that names where the value stands, the key, what was given and what is valid.
+    """
+    section = _launch_section(source, overrides)
+    given = {**section, **flags}
+    given_names = {name for name, value in given.items() if value is not None}
+    template: dict[str, Any] = {}
+    if isinstance(given.get("template"), str):
+        template = load_template(given["template"], find_config(source).parent)
+    lower = [_override(name, value) for name, value in template.items() if name not in given_names]
+    config = load_config(source, [*lower, *overrides, *flag_overrides(flags)])
+    check_launch(config.launch)
+    return config
+
+
+def flag_overrides(flags: Mapping[str, Any]) -> list[str]:
+    """The options that were given, as overrides of the `launch:` section."""
+    return [_override(name, value) for name, value in flags.items() if value is not None]
+
+
+def check_launch(launch: LaunchConfig) -> None:
+    """Raise ConfigError for a setting that may not reach a script."""
+    for name, (pattern, valid) in ALLOWED.items():
+        value = getattr(launch, name)
+        if value is not None:
+            _check_text(f"launch.{name}", value, pattern, valid)
+    for name, value in launch.sbatch.items():
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,63}", name):
+            raise ConfigError(
+                f"launch.sbatch: got the name {shown(name)}, valid: a long sbatch option such as mail-type"
+            )
+        if name in OWN_KEY:
+            key = OWN_KEY[name]
+            why = f"use launch.{key}" if key else "the launcher sets it"
+            raise ConfigError(f"launch.sbatch.{name}: {why}")
+        _check_text(f"launch.sbatch.{name}", value, *_SBATCH_VALUE)
+    for line in launch.setup:
+        if not line.isprintable() or line.lstrip().startswith("#SBATCH"):
+            raise ConfigError(f"launch.setup: got {shown(line)}, valid: one shell command a line, and no #SBATCH line")
+
+
+def check_script_path(key: str, path: Path) -> None:
+    """Raise ConfigError for a path that cannot stand in a batch script (Slurm gives `%` a meaning of its own)."""
+    _check_text(key, str(path), r"[\w./:@=+, -]+", "letters, digits, spaces and . _ / : @ = + , -", 4096)
+
+
+def _check_text(key: str, value: str, pattern: str, valid: str, limit: int = MAX_LENGTH) -> None:
+    if len(value) > limit or not re.fullmatch(pattern, value):
+        raise ConfigError(f"{key}: got {shown(value)}, valid: {valid}")
+
+
+def _launch_section(source: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The `launch:` keys that the file itself and the overrides give, before defaults are filled in."""
+    file = find_config(source)
+    values = read_yaml_mapping(file)
+    if "defaults" in values:
+        groups = [text for text in overrides if "." not in text.partition("=")[0]]
+        values = compose(file, values, groups)
+    section = values.get("launch")
+    found = dict(section) if isinstance(section, dict) else {}
+    for text in overrides:
+        match = re.match(r"\+{0,2}launch\.(\w+)=(.*)", text, re.DOTALL)
+        if match:
+            found[match[1]] = parse_yaml(match[2], f"command line: launch.{match[1]}")
+    return found
+
+
+def _override(name: str, value: Any) -> str:
+    """An override in YAML's own quoting, so that no text can mean something else."""
+    return f"launch.{name}={json.dumps(value, ensure_ascii=False)}"

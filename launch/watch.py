@@ -1,0 +1,88 @@
+"""Watching one torchrun: passing on requests to stop, and ending what a crash leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launch.attempts import read_json
+from launch.processes import alive, kill_descendants
+
+POLL = 0.1  # seconds between looks at the ranks
+CRASH_GRACE = 10.0  # seconds that the other ranks have to end after one has crashed
+KILLED = "killed on request before it could save; resuming goes on from the last checkpoint"
+
+
+@dataclass
+class Requests:
+    """How often the run was asked to stop, and how often of these by a person (INT)."""
+
+    stops: int = 0
+    interrupts: int = 0
+
+
+@dataclass
+class Watch:
+    """torchrun and the ranks under it, as their files in `attempt` tell of them."""
+
+    attempt: Path
+    processes: int
+    torchrun: subprocess.Popen[bytes]
+    requests: Requests
+    crashed_at: float | None = None
+    delivered: dict[int, int] = field(default_factory=dict)
+
+    def until_end(self, also: Callable[[], None]) -> str:
+        """Wait for torchrun to end, calling `also` at every look. Returns why it was killed on request, or nothing."""
+        while self.torchrun.poll() is None:
+            also()
+            pids = self._ready()
+            # The first INT saves, the second is patience running out: it ends what has nothing to save yet.
+            if self.requests.interrupts >= 3 or (self.requests.interrupts == 2 and not pids):
+                kill_descendants(os.getpid())
+                self.torchrun.wait()
+                return KILLED
+            self._deliver(pids)
+            self._end_after_crash(pids)
+            time.sleep(POLL)
+        return ""
+
+    def _ready(self) -> dict[int, int]:
+        """Process ids of the ranks whose signal handlers stand."""
+        return {rank: pid for rank in range(self.processes) if (pid := rank_pid(self.attempt, rank)) is not None}
+
+    def _deliver(self, pids: dict[int, int]) -> None:
+        """USR2 to each rank that has not had the latest request. A rank that is not ready gets it when it is."""
+        for rank, pid in pids.items():
+            if self.delivered.get(rank, 0) < self.requests.stops:
+                self.delivered[rank] = self.requests.stops
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR2)
+
+    def _end_after_crash(self, pids: dict[int, int]) -> None:
+        """Ranks that wait for a dead one do not always notice; torchrun itself would give them 30 seconds."""
+        if self.crashed_at is None and any(crashed(self.attempt, rank, pid) for rank, pid in pids.items()):
+            self.crashed_at = time.monotonic()
+        if self.crashed_at is not None and time.monotonic() - self.crashed_at > CRASH_GRACE:
+            kill_descendants(self.torchrun.pid)  # torchrun is left, to say which rank failed first
+
+
+def rank_pid(attempt: Path, rank: int) -> int | None:
+    """The process id that rank `rank` has written, if it has."""
+    try:
+        return int((attempt / f"rank_{rank}.pid").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def crashed(attempt: Path, rank: int, pid: int) -> bool:
+    """Whether the rank ended badly: it said so, or is gone without a word."""
+    gone = not alive(pid, None)
+    said = read_json(attempt / f"rank_{rank}.json")  # read after looking: it may have ended in between
+    return gone if said is None else said.get("status") == "failed"
