@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -250,6 +252,28 @@ def test_bfloat16_autocast_stays_near_float32(tiny_config: Tiny) -> None:
         rounded = logits(tiny_config(), tokens())
     assert rounded.dtype == torch.bfloat16
     assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.fixture
+def alone_in_a_group(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone_in_a_group")
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+def test_ddp_passes_masks_on_and_finds_every_parameter_used(tiny_config: Tiny) -> None:
+    config = tiny_config(compile_flex=False)
+    model = build_model(config)
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    ids = torch.tensor([[0] * 20 + [1] * 25])
+    for _ in range(2):  # a parameter without a gradient would fail the second pass
+        wrapped(tokens(1), build_mask(config.model, "sdpa", ids)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    with torch.no_grad():
+        block_mask = build_mask(config.model, "flex", ids)
+        assert torch.equal(wrapped(tokens(1), block_mask), model(tokens(1), block_mask))
 
 
 @pytest.mark.gpu
