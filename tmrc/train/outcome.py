@@ -60,7 +60,7 @@ def attempt_number(run: RunDir) -> int:
 
 
 def announce(run: RunDir, attempt: int, rank: int) -> None:
-    """Say where this process runs, once it can take a stop signal."""
+    """Say where this process runs; from now on a stop signal is heeded."""
     folder = run.attempt(attempt)
     folder.mkdir(parents=True, exist_ok=True)
     durable.replace_file(folder / f"rank_{rank}.pid", f"{socket.gethostname()} {os.getpid()}\n".encode())

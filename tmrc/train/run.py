@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     request = StopRequest()
     request.install()
     session = Session(run, outcomes.attempt_number(run), int(os.environ.get("RANK", "0")), request)
+    _speak_once(session.rank)
     try:
-        outcomes.announce(run, session.attempt, session.rank)
         outcome = _train(session)
     except Exception as error:
         outcome = outcomes.failed(error, session.step)
@@ -81,6 +83,14 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_FINISHED if under_torchrun and outcome.exit_code == EXIT_WANTS_REQUEUE else outcome.exit_code
 
 
+def _speak_once(rank: int) -> None:
+    """Warnings as plain lines, from rank 0 alone: what they say is the same on every rank."""
+    logging.basicConfig(level=logging.WARNING if rank == 0 else logging.ERROR, format="%(message)s")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if rank != 0:
+        warnings.simplefilter("ignore")
+
+
 def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
     """One line for what a person can mend, a traceback for what is our bug."""
     if not isinstance(error, UserError | outcomes.RunFailure):
@@ -93,6 +103,8 @@ def _train(session: Session) -> Outcome:
     config = load_config(session.run.config)
     _set_determinism(config)
     with join_world(config.training) as world:
+        session.attempt = from_leader(session.attempt, world)
+        outcomes.announce(session.run, session.attempt, session.rank)
         plan = plan_data(config)
         checkpoint = _agree_on_checkpoint(session.run, world)
         state = load_state(checkpoint) if checkpoint else None

@@ -129,7 +129,7 @@ def _distribute(module: LossModule, world: World) -> nn.Module:
     if world.size == 1:
         return module
     device_ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
 def _dataset(config: Config, plan: DataPlan, split: str) -> TokenDataset:
