@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from tmrc.config.build import Where
 from tmrc.config.errors import ConfigError, shown
 
 _RESOLVER = re.compile(r"\$\{\s*([^}{:$]*?)\s*:")
@@ -18,7 +19,7 @@ def has_interpolation(values: Any) -> bool:
     return any("${" in text for _, text in _texts(values))
 
 
-def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
+def resolve(values: dict[str, Any], where: Where) -> dict[str, Any]:
     """`values` with every `${...}` replaced. Raises ConfigError for unknown keys, secrets and other resolvers."""
     for dotted, text in _texts(values):
         _check(dotted, text, where)
@@ -29,22 +30,22 @@ def resolve(values: dict[str, Any], where: str) -> dict[str, Any]:
         resolved = OmegaConf.to_container(OmegaConf.create(values), resolve=True)
     except OmegaConfBaseException as error:
         dotted = getattr(error, "full_key", None) or "a value"
-        raise ConfigError(f"{where}: {dotted}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{where(dotted)}: {dotted}: {str(error).splitlines()[0]}") from None
     assert isinstance(resolved, dict)
     return {str(name): value for name, value in resolved.items()}
 
 
-def _check(dotted: str, text: str, where: str) -> None:
+def _check(dotted: str, text: str, where: Where) -> None:
     """Only `${key}` and `${oc.env:NAME}` with a literal name pass, so that what is read can be judged here."""
     names = _ENVIRONMENT.findall(text)
     if len(_RESOLVER.findall(text)) != len(names):
         raise ConfigError(
-            f"{where}: {dotted}: got {shown(text)}, valid: ${{key}} and ${{oc.env:NAME}} or with a default"
+            f"{where(dotted)}: {dotted}: got {shown(text)}, valid: ${{key}} and ${{oc.env:NAME}} or with a default"
         )
     for name in names:
         if _SECRET.search(name):
             raise ConfigError(
-                f"{where}: {dotted}: {shown(name)} looks like a secret and would be saved with the run; "
+                f"{where(dotted)}: {dotted}: {shown(name)} looks like a secret and would be saved with the run; "
                 "programs read it from the environment themselves"
             )
 

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tmrc.config.build import build
 from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.interpolate import has_interpolation, resolve
 from tmrc.config.schema import Config
 from tmrc.config.validate import check
-from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
+from tmrc.config.yaml_file import dump_yaml, parse_yaml, read_yaml_mapping
 
 _OVERRIDE = re.compile(r"^(?:\+{0,2}([A-Za-z_][\w.\-]*)=(.*)|~([A-Za-z_][\w.\-]*))$", re.DOTALL)
 
@@ -39,13 +37,14 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         parsed = [override for override in parsed if "." in override[0]]
     for dotted, value, remove in parsed:
         _apply(values, dotted, value, remove)
-    if has_interpolation(values):
-        values = resolve(values, str(file))
-    given = {dotted for dotted, _, _ in parsed}
+    given = [dotted for dotted, _, _ in parsed]
 
     def where(dotted: str) -> str:
-        return "command line" if dotted in given else str(file)
+        from_override = any(name == dotted or name.startswith(f"{dotted}.") for name in given)
+        return "command line" if from_override else str(file)
 
+    if has_interpolation(values):
+        values = resolve(values, where)
     config = build(Config, values, where)
     check(config, where)
     return config
@@ -60,7 +59,7 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def write_config(config: Config, path: Path) -> None:
     """Write every key of `config` to the YAML file `path`, so that `load_config` gives back an equal one."""
-    path.write_text(yaml.safe_dump(config_dict(config), sort_keys=False, allow_unicode=True), "utf8")
+    path.write_text(dump_yaml(config_dict(config)), "utf8")
 
 
 def packaged_configs() -> dict[str, Path]:

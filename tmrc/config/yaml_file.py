@@ -44,6 +44,20 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that this loader or a plain YAML 1.1 one would take for a number."""
+
+
+for _tag, _pattern in ((_NUMBER_TAGS[0], _INT), (_NUMBER_TAGS[1], _FLOAT)):
+    _Dumper.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """`values` as YAML text that `parse_yaml` reads back equal."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The plain Python value of `text`. Raises ConfigError, which begins with `where` and names the line."""
     try:
