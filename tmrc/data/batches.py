@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tmrc.config.errors import DataError
-from tmrc.data.dataset import TokenDataset
+from tmrc.data.dataset import OPEN_SHARDS, TokenDataset
 from tmrc.data.order import Permutation
 
 Integers = NDArray[Any]
@@ -38,6 +38,7 @@ class BatchReader:
         self.seed = seed
         self.shuffle = shuffle
         self.vocab_limit = vocab_limit
+        self._tokens = functools.lru_cache(OPEN_SHARDS)(functools.partial(dataset.map_shard, scattered=shuffle))
         ranges = np.asarray(dataset.layout.text_ranges(dataset.split), np.int64)
         self._first_items = ranges[:, 0] - dataset.first_item
         self._sample_starts = np.concatenate([[0], np.cumsum(ranges[:, 1])])
@@ -76,7 +77,7 @@ class BatchReader:
             out = np.empty((len(items), length), np.int64)
         shards, chunks = self.dataset.locate(items)
         for shard, rows in _by_shard(shards):
-            tokens = self.dataset.tokens(shard)
+            tokens = self._tokens(shard)
             whole = len(tokens) // length
             wanted = chunks[rows]
             if wanted.max() == whole:  # the last chunk, shorter than the others

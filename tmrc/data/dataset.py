@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from tmrc.data.layout import ChunkLayout, Split, split_layout
 from tmrc.data.metadata import Metadata, Shard, find_shards, load_metadata
 
 Tokens = NDArray[Any]  # uint16 or uint32, as on disk
-_OPEN_SHARDS = 512  # each map holds a file descriptor, and a process commonly has 1,024
+OPEN_SHARDS = 256  # kept mapped; each map holds a file descriptor, and a process commonly has 1,024
 
 
 class Item(NamedTuple):
@@ -39,7 +40,7 @@ class TokenDataset:
         self.eos_token = eos_token
         self.first_item, self._end_item = layout.item_range(split)
         self._starts = np.asarray(layout.starts, np.int64)
-        self.tokens = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map)
+        self._tokens = functools.lru_cache(maxsize=OPEN_SHARDS)(self.map_shard)
 
     @property
     def context_length(self) -> int:
@@ -60,7 +61,7 @@ class TokenDataset:
             raise IndexError(f"item {index} of a data set with {len(self)}")
         shard, local = self.locate(np.asarray([position % len(self)]))
         begin = int(local[0]) * self.layout.stride
-        tokens = np.array(self.tokens(int(shard[0]))[begin : begin + self.context_length])
+        tokens = np.array(self._tokens(int(shard[0]))[begin : begin + self.context_length])
         if self.layout.stride > 1:
             tokens = np.pad(tokens, (0, self.context_length - len(tokens)))
         return Item(tokens, document_ids(tokens, self.eos_token))
@@ -75,18 +76,24 @@ class TokenDataset:
         """The same data with another split in view."""
         return TokenDataset(self.metadata, self.shards, self.layout, split, self.eos_token)
 
-    def _map(self, shard: int) -> Tokens:
-        """All tokens of a shard, memory-mapped. As `self.tokens`, the most recent maps are kept open."""
+    def map_shard(self, shard: int, scattered: bool = False) -> Tokens:
+        """All tokens of a shard, memory-mapped. Raises DataError when it cannot be read or is no longer the same size.
+
+        `scattered` announces reads here and there. The kernel then fetches the pages asked for and no more; else one
+        sequence can cost a read-ahead of megabytes, a thousand times slower when the data is not in memory.
+        """
         wanted = self.shards[shard]
         try:
-            mapped = np.memmap(wanted.path, dtype=self.metadata.dtype, mode="r")
+            with wanted.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{wanted.path}: the shard cannot be read: {error}") from error
-        if len(mapped) != wanted.tokens:
-            raise DataError(
-                f"{wanted.path}: the shard had {wanted.tokens} tokens when the run began, now {len(mapped)}"
-            )
-        return mapped.view(np.ndarray)
+        if len(mapped) != wanted.tokens * self.metadata.item_bytes:
+            now = f"{len(mapped)} bytes, no longer {wanted.tokens} {self.metadata.dtype} tokens"
+            raise DataError(f"{wanted.path}: the shard has changed since the run began: it has {now}")
+        if scattered and hasattr(mmap, "MADV_RANDOM"):
+            mapped.madvise(mmap.MADV_RANDOM)
+        return np.frombuffer(mapped, self.metadata.dtype)
 
 
 def open_dataset(

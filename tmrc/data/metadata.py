@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import os
 import stat
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tmrc.config.errors import DataError, nearest, shown
+from tmrc.data.store import look_up
 from tmrc.data.textend import text_end
 
 Dtype = Literal["uint16", "uint32"]
@@ -63,13 +63,18 @@ class Shard:
 def load_metadata(path: str | Path) -> Metadata:
     """Read the metadata of the data set in a directory, or the metadata file itself.
 
-    Raises DataError when it is missing, is not valid JSON or YAML, lacks a key or describes no tokenized data.
+    What is no path that exists and could be a name is looked up in tatm's metadata store, where tatm is installed.
+    Raises DataError when there is no metadata, it is not valid JSON or YAML, lacks a key or is of no tokenized data.
     """
-    file = _metadata_file(Path(path).expanduser())
-    content = _parse(file)
-    side = _parse(file.parent / SIDE_FILE) if (file.parent / SIDE_FILE).exists() else {}
-    eos_token = _field(side, "eos_token", int, file.parent / SIDE_FILE, None)
-    return metadata_from_dict(content, file, eos_token)
+    where = Path(path).expanduser()
+    if str(path)[:1] not in ("/", ".", "~", "") and not os.path.lexists(where):
+        content, file = look_up(str(path))
+    else:
+        file = _metadata_file(where)
+        content = _parse(file)
+    side_file = file.parent / SIDE_FILE
+    side = _parse(side_file) if side_file.exists() else {}
+    return metadata_from_dict(content, file, _field(side, "eos_token", int, side_file, None))
 
 
 def metadata_from_dict(content: dict[str, Any], file: Path, eos_token: int | None = None) -> Metadata:
@@ -157,6 +162,8 @@ def _matching(prefix: str, extension: str) -> list[Path]:
 
 @functools.cache
 def _say_once(message: str) -> None:
+    import logging  # 10 ms, seldom needed
+
     logging.getLogger("tmrc.data").warning(message)
 
 

@@ -7,7 +7,6 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_ROUNDS = 6
 _MASK = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, as in SplitMix64
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -29,7 +28,8 @@ class Permutation:
         self._a = math.isqrt(n - 1) + 1
         self._b = -(-n // self._a)
         key = _mix(_mix(seed & _MASK) ^ (epoch & _MASK))
-        self._keys = [np.uint64(_mix(key + r * _GAMMA)) for r in range(_ROUNDS)]
+        rounds = 6 if n >= 256 else 16  # each round has few choices when a and b are small
+        self._keys = [np.uint64(_mix(key + r * _GAMMA)) for r in range(rounds)]
 
     def __call__(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Which sample stands at each of `positions` (int64, any shape, each in range(n)). Raises IndexError."""
@@ -46,9 +46,9 @@ class Permutation:
     def _encrypt(self, values: NDArray[np.uint64]) -> NDArray[np.uint64]:
         a, b = np.uint64(self._a), np.uint64(self._b)
         x, y = values // b, values % b
-        for r in range(0, _ROUNDS, 2):
-            x = (x + _hash_below(y, self._keys[r], a)) % a
-            y = (y + _hash_below(x, self._keys[r + 1], b)) % b
+        for x_key, y_key in zip(self._keys[::2], self._keys[1::2], strict=True):
+            x = (x + _hash_below(y, x_key, a)) % a
+            y = (y + _hash_below(x, y_key, b)) % b
         return x * b + y
 
 
