@@ -22,9 +22,10 @@ from typing import Any
 from launch.attempts import Ending, last_attempt, read_ending, read_owner, write_json
 from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
-from launch.processes import adopt_orphans, alive, descendants, kill_descendants, start_time
+from launch.processes import adopt_orphans, alive, kill_descendants, start_time
 from launch.progress import Display, State, display
 from launch.tail import Tail
+from launch.watch import rank_pid
 from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
 
 POLL = 0.1  # seconds between looks at the run
@@ -75,7 +76,7 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
             _pass_on(requests, run, attempt, shown)
             time.sleep(POLL)
         _look(state, tails, shown)
-        ending = read_ending(run, attempt) or _without_a_word(run, attempt)
+        ending = read_ending(run, attempt) or _without_a_word(run, attempt, resources.processes)
     kill_descendants(os.getpid())
     return LocalResult(ending, state, submitted.job_id, submitted.paths.stdout)
 
@@ -132,10 +133,15 @@ def _gone(run: RunDir, attempt: int) -> bool:
     return owner is None or not alive(owner.pid, owner.started)
 
 
-def _without_a_word(run: RunDir, attempt: int) -> Ending:
+def _training(attempt: Path, rank: int) -> bool:
+    pid = rank_pid(attempt, rank)
+    return pid is not None and alive(pid, None)
+
+
+def _without_a_word(run: RunDir, attempt: int, processes: int) -> Ending:
     """The ending of an attempt whose job was killed: its processes get time to save, then are killed too."""
     deadline = time.monotonic() + ORPHAN_PATIENCE
-    while descendants(os.getpid()) and time.monotonic() < deadline:
+    while time.monotonic() < deadline and any(_training(run.attempt(attempt), rank) for rank in range(processes)):
         time.sleep(POLL)
     if read_owner(run, attempt) is None:
         last = _last_line(run)

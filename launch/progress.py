@@ -60,7 +60,7 @@ class State:
         if self.val_loss is not None:
             shown.append(f"val {self.val_loss:.4f}")
         if (rate := self.row.get("lr")) is not None:
-            shown.append(f"lr {rate:.2e}")
+            shown.append(f"lr {rate:.3g}")
         if (tokens := self.row.get("tokens_per_s")) is not None:
             shown.append(f"{amount(tokens)} tokens/s")
         if (left := self.eta(now)) is not None:

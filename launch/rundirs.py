@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import importlib.metadata
 import os
 import platform
 import re
-import secrets
 import shutil
 import socket
 import subprocess
@@ -34,7 +32,7 @@ def new_run_id(config: Config, source: str | Path) -> str:
     """`<name>-<UTC time>-<4 hex digits>`; the name is launch.name or the configuration file's."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-.") or "run"
     now = datetime.datetime.now(datetime.UTC)
-    return f"{config.launch.name or stem[:40]}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return f"{config.launch.name or stem[:40]}-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
 
 
 def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
@@ -77,6 +75,8 @@ def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:
 
 
 def _version(library: str) -> str | None:
+    import importlib.metadata  # 16 ms that a dry run does not need
+
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

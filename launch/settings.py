@@ -86,11 +86,12 @@ def check_launch(launch: LaunchConfig) -> None:
 
 def check_script_path(key: str, path: Path) -> None:
     """Raise ConfigError for a path that cannot stand in a batch script (Slurm gives `%` a meaning of its own)."""
-    _check_text(key, str(path), r"[\w./:@=+, -]+", "letters, digits, spaces and . _ / : @ = + , -", 4096)
+    if not re.fullmatch(r"[\w./:@=+, -]{1,4096}", str(path)):  # letters of any script
+        raise ConfigError(f"{key}: got {shown(str(path))}, valid: letters, digits, spaces and . _ / : @ = + , -")
 
 
-def _check_text(key: str, value: str, pattern: str, valid: str, limit: int = MAX_LENGTH) -> None:
-    if len(value) > limit or not re.fullmatch(pattern, value):
+def _check_text(key: str, value: str, pattern: str, valid: str) -> None:
+    if len(value) > MAX_LENGTH or not re.fullmatch(pattern, value, re.ASCII):
         raise ConfigError(f"{key}: got {shown(value)}, valid: {valid}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -31,6 +33,8 @@ class ScriptExecutor(SlurmExecutor):
 def submit(run: RunDir, job: TrainJob, script: str) -> str:
     """Submit `job` with the batch script `script`; returns Slurm's job id. Raises UserError with sbatch's own words."""
     try:
-        return str(ScriptExecutor(run.submitit, script).submit(job).job_id)
+        with contextlib.redirect_stderr(io.StringIO()):  # Submitit prints sbatch's words as well as raising them
+            return str(ScriptExecutor(run.submitit, script).submit(job).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(f"sbatch: {error}") from None
+        words = str(error).replace("sbatch: error: ", "") or "failed without a word"
+        raise UserError(f"sbatch: {words}") from None

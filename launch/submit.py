@@ -14,10 +14,8 @@ from typing import Any
 
 from launch.cluster import check_cluster
 from launch.gpus import Resources, local_resources, slurm_resources
-from launch.job import TRAINER, TrainJob
 from launch.plan import make_plan, show_plan
 from launch.preflight import Facts, check_sbatch, preflight
-from launch.resume import changed_config, check_resumable, find_run, keep_changes
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script
 from launch.settings import check_launch, flag_overrides, load_settings
@@ -38,7 +36,7 @@ class Request:
     resume: str | None = None
     as_json: bool = False
     command: tuple[str, ...] = ()
-    trainer: str = TRAINER
+    trainer: str = "tmrc.train"
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class _Prepared:
     resources: Resources
     facts: Facts
     run: RunDir
+    script: str | None  # None for a run on this machine
 
 
 def submit(request: Request) -> int:
@@ -66,12 +65,16 @@ def submit(request: Request) -> int:
     if request.resume is None:
         run = create_run(prepared.config, prepared.run.path.name, request.command)
     else:
+        from launch.resume import keep_changes
+
         keep_changes(run, prepared.config)
     return _run_here(request, prepared, run) if request.local else _submit_job(request, prepared, run)
 
 
 def _prepare(request: Request) -> _Prepared:
     if request.resume is not None:
+        from launch.resume import changed_config, check_resumable, find_run
+
         run = find_run(request.resume, _artifacts(request))
         config = changed_config(run, [*request.overrides, *flag_overrides(request.flags)])
         check_launch(config.launch)
@@ -85,7 +88,8 @@ def _prepare(request: Request) -> _Prepared:
     resources = local_resources(config) if request.local else slurm_resources(config)
     if not request.local:
         check_cluster(config.launch, resources)
-    return _Prepared(config, resources, preflight(config, resources), run)
+    script = None if request.local else batch_script(run, config.launch, resources)
+    return _Prepared(config, resources, preflight(config, resources), run, script)
 
 
 def _artifacts(request: Request) -> Path:
@@ -96,9 +100,8 @@ def _artifacts(request: Request) -> Path:
 
 def _show(request: Request, prepared: _Prepared) -> int:
     """The plan and the script; nothing is written."""
-    config, run = prepared.config, prepared.run
+    config, run, script = prepared.config, prepared.run, prepared.script
     plan = make_plan(config, prepared.resources, prepared.facts)
-    script = None if request.local else batch_script(run, config.launch, prepared.resources)
     if request.as_json:
         _print_json({"run_id": run.path.name, "run_dir": str(run.path), "job_id": None, "plan": plan, "script": script})
         return 0
@@ -111,12 +114,13 @@ def _show(request: Request, prepared: _Prepared) -> int:
 
 
 def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
+    from launch.job import TrainJob
     from launch.slurm import submit as hand_over
 
-    script = batch_script(run, prepared.config.launch, prepared.resources)
+    assert prepared.script is not None
     job = TrainJob(str(run.path), prepared.resources.processes, trainer=request.trainer)
     try:
-        job_id = hand_over(run, job, script)
+        job_id = hand_over(run, job, prepared.script)
     except UserError:
         if request.resume is None:
             shutil.rmtree(run.path)  # made a moment ago, and nothing has run in it
