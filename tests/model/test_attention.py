@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from tmrc.config.errors import ConfigError
 from tmrc.config.schema import ModelConfig
-from tmrc.model import attention
+from tmrc.model import attention, layers
 from tmrc.model.attention import attend, attention_backend, build_mask
 from tmrc.model.layers import CausalSelfAttention
 
@@ -115,34 +115,57 @@ def test_flex_is_compiled_once_and_only_when_asked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "compile", compile_)
     attention._compiled.cache_clear()
     block_mask = build_mask(SMALL, "flex", documents(1, 20))
-    layers = [CausalSelfAttention(dataclasses.replace(SMALL, compile_flex=on)) for on in (False, True, True, True)]
+    parts = [CausalSelfAttention(dataclasses.replace(SMALL, compile_flex=on)) for on in (False, True, True, True)]
     with torch.no_grad():
-        for layer, count in zip(layers, [0, 1, 1, 1], strict=True):
+        for layer, count in zip(parts, [0, 1, 1, 1], strict=True):
             layer(torch.zeros(1, 20, 32), block_mask)
             assert compiled.count(attention.flex_attention) == count
     attention._compiled.cache_clear()
 
 
+def test_a_layer_hands_on_its_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def spy(q: torch.Tensor, *args: Any, compile_flex: bool, force_flash: bool, **kwargs: Any) -> torch.Tensor:
+        seen.append((compile_flex, force_flash))
+        return q
+
+    monkeypatch.setattr(layers, "attend", spy)
+    for keys in ({}, {"compile_flex": False}, {"flex": False, "flash": True}):
+        CausalSelfAttention(dataclasses.replace(SMALL, **keys))(torch.zeros(1, 4, 32), None)
+    assert seen == [(True, False), (False, False), (True, True)]
+
+
 COMPILED_FLEX = """
-import torch
-from tmrc.config.schema import ModelConfig
+import dataclasses, functools, torch
+from tmrc.config.schema import Config, ModelConfig, TokenizerConfig
 from tmrc.model.attention import _compiled, attend, build_mask
+from tmrc.model.build import build_model
+
 torch.set_num_threads(1)
-torch.compile = __import__("functools").partial(torch.compile, backend="aot_eager")
-model = ModelConfig(d_model=32, n_head=2)
+compile = torch.compile = functools.partial(torch.compile, backend="aot_eager")
+keys = ModelConfig(d_model=32, n_head=2, n_layer=2, context_length=80)
+model = build_model(dataclasses.replace(Config(), model=keys, tokenizer=TokenizerConfig(vocab_size=61)))
+whole = compile(model, fullgraph=True)
 with torch.no_grad():
     for batch in range(4):
         torch.compiler.set_stance("fail_on_recompile" if batch else "default")
         ids = (torch.rand(2, 75) < 0.1).cumsum(1)
+        block_mask, dense = build_mask(keys, "flex", ids), build_mask(keys, "sdpa", ids)
+        x = torch.randint(0, 61, (2, 75))
+        torch.testing.assert_close(whole(x, block_mask), model(x, dense), rtol=1e-4, atol=1e-4)
+        assert _compiled.cache_info().misses == (batch > 0)
         q, k, v = torch.randn(3, 2, 2, 75, 16)
-        flex = attend(q, k, v, build_mask(model, "flex", ids))
-        torch.testing.assert_close(flex, attend(q, k, v, build_mask(model, "sdpa", ids)))
+        torch.testing.assert_close(attend(q, k, v, block_mask), attend(q, k, v, dense))
 print("agreed", _compiled.cache_info().misses)
 """
 
 
 def test_compiled_flex_takes_each_batch_without_compiling_again() -> None:
-    """In a process of its own: compiled flex changes how later calls in the process run."""
+    """Inside a compiled model, in one graph and without a compilation of its own, and alone, compiled once.
+
+    In a process of its own: compiled flex changes how later calls in the process run.
+    """
     done = subprocess.run([sys.executable, "-c", COMPILED_FLEX], capture_output=True, text=True)
     assert done.stdout == "agreed 1\n", done.stderr
 

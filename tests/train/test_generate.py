@@ -174,6 +174,22 @@ def test_a_stream_keeps_the_space_that_a_decoder_strips() -> None:
     assert [stream.push(1), stream.push(2)] == [" two", " three"]
 
 
+def test_a_long_stream_costs_no_more_for_each_token() -> None:
+    class Counting:
+        longest = 0
+        decode_ = byte_tokenizer().decode
+
+        def decode(self, tokens: list[int]) -> str:
+            self.longest = max(self.longest, len(tokens))
+            return str(Counting.decode_(tokens))
+
+    tokenizer = Counting()
+    stream = TextStream(tokenizer, [40] * 100)  # type: ignore[arg-type]
+    for _ in range(200):
+        assert stream.push(40)
+    assert tokenizer.longest <= TextStream.CONTEXT + 1
+
+
 def test_bytes_that_never_become_a_character_are_shown_once_it_is_certain() -> None:
     tokenizer = byte_tokenizer()
     lone, letter = tokenizer.encode("é").ids[1], tokenizer.encode("a").ids[0]

@@ -195,7 +195,7 @@ class TextStream:
         self._tokenizer = tokenizer
         self._tokens = list(prompt[-self.CONTEXT :])
         self._given = self._tokenizer.decode(self._tokens)  # text that is out already
-        self._new_from = 0
+        self._new_from = len(self._tokens)
 
     def push(self, token: int) -> str:
         """The text that `token` completes, empty while a character is incomplete."""
