@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tmrc.config.errors import ConfigError
@@ -224,6 +224,7 @@ def test_what_is_written_loads_back_equal(tmp_path: Path) -> None:
     assert json.loads(json.dumps(config_dict(config))) == config_dict(config)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), st.lists, max_leaves=4)
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from tmrc.config.estimate import flops_per_token
 from tmrc.config.rundir import RunDir, append_event
@@ -16,7 +18,7 @@ from tmrc.train.checkpoint import TrainerState, prune, save_checkpoint
 from tmrc.train.distributed import all_reduce
 from tmrc.train.feed import Feed
 from tmrc.train.metrics import MetricsFile, Throughput, memory_gib, peak_flops
-from tmrc.train.outcome import NonFiniteError, Outcome, finished, stopped
+from tmrc.train.outcome import NonFiniteError, Outcome, RunFailure, finished, stopped
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
 from tmrc.train.step import NEVER, StepResult
@@ -175,8 +177,7 @@ class Loop:
             began = time.perf_counter()
             assert self._metrics is not None
             self._metrics.sync()  # a row that the checkpoint counts as written must not be lost
-            path = save_checkpoint(self.run_dir, self.parts.model, self.parts.optimizer, self._state())
-            prune(self.run_dir, self._training.keep_checkpoints)
+            path = self._write_checkpoint()
             seconds = time.perf_counter() - began
             append_event(
                 self.run_dir, "checkpoint", attempt=self.attempt, step=progress.step, path=path.name, seconds=seconds
@@ -184,6 +185,17 @@ class Loop:
         self._agreement.wait_for_all()  # nobody leaves while rank 0 still writes
         progress.saved_step, progress.saved_at = progress.step, time.monotonic()
         self._throughput.start()
+
+    def _write_checkpoint(self) -> Path:
+        try:
+            path = save_checkpoint(self.run_dir, self.parts.model, self.parts.optimizer, self._state())
+            prune(self.run_dir, self._training.keep_checkpoints)
+        except (OSError, SafetensorError) as error:
+            step = self.progress.step
+            raise RunFailure(
+                f"the checkpoint of step {step} cannot be written ({error}); earlier ones are intact"
+            ) from None
+        return path
 
     def _state(self) -> TrainerState:
         parts, progress = self.parts, self.progress
