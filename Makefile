@@ -1,0 +1,45 @@
+# make demo    environment, real data, a real run, a sample of text, a plot
+# make test    environment, then every test that this machine can run
+# make lint    ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: env demo demo-data test lint format clean
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("tmrc needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DEMO)/data/metadata.yaml: | env
+	$(BIN)/tmrc data prepare "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+		--glob '*.py' --train-tokenizer 4096 --name python-stdlib -o $(DEMO)/data
+
+demo-data: $(DEMO)/data/metadata.yaml
+
+demo: demo-data
+	$(BIN)/tmrc-submit --local quickstart
+	@run=$$(ls -td $(DEMO)/runs/*/ | head -n 1); set -ex; \
+		$(BIN)/tmrc generate "$$run" --prompt 'def __init__(self' --max-new-tokens 120 --temperature 0.7 --seed 1; \
+		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist
