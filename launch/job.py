@@ -27,7 +27,7 @@ from tmrc.config.rundir import EXIT_CRASHED, EXIT_USER_ERROR, RunDir, append_eve
 TRAINER = "tmrc.train"
 # What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, rendezvous)
 FOREIGN = re.compile(
-    r"^(SLURM|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC)_|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
+    r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC)_|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
 )
 
 
@@ -46,8 +46,12 @@ class TrainJob:
     trainer: str = TRAINER
     requests: Requests = field(default_factory=Requests, init=False)
 
-    def __call__(self) -> int:
-        """Run one attempt. Returns 0 when training is finished; otherwise exits with the run's exit code."""
+    def __call__(self) -> NoReturn:
+        """Run one attempt and exit with the run's exit code.
+
+        Submitit writes a result only for a call that returns; none is wanted, since a result of one attempt would
+        stand for the next one's.
+        """
         run = RunDir(Path(self.run_dir))
         if self.submitter is not None and os.getpgrp() != os.getpid():
             os.setsid()  # Ctrl-C in the terminal reaches `tmrc-submit`, which passes it on, and not us as well
@@ -65,10 +69,7 @@ class TrainJob:
             kill_descendants(os.getpid())
         self._record(run, number, ending)
         os.close(lock)
-        if ending.exit_code:
-            _leave(ending)
-        print("tmrc: finished", flush=True)
-        return ending.exit_code
+        _leave(ending)
 
     def checkpoint(self) -> Any:
         """What Submitit resubmits if its own USR2 handler runs, before ours stands: the same call."""

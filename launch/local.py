@@ -66,11 +66,11 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
     tails = Tail(run.metrics), Tail(run.events)
     for tail in tails:
         tail.skip()
-    with _signals_ignored():
-        submitted = _submit(run, job)
-    append_event(run, "submitted", attempt=attempt, executor="local", job_id=submitted.job_id)
     state = State()
     with _signals_counted(requests), display() as shown:
+        with _signals_ignored():
+            submitted = _submit(run, job)
+        append_event(run, "submitted", attempt=attempt, executor="local", job_id=submitted.job_id)
         while not (submitted.done() and _gone(run, attempt)):
             _look(state, tails, shown)
             _pass_on(requests, run, attempt, shown)
@@ -86,7 +86,7 @@ def _submit(run: RunDir, job: TrainJob) -> Any:
     from submitit.core.utils import environment_variables
     from submitit.local.local import LocalExecutor
 
-    for stale in run.submitit.glob("*.pkl"):
+    for stale in run.submitit.glob("*.pkl*"):
         stale.unlink()  # a process id used again would find the pickles of an earlier attempt
     executor = LocalExecutor(folder=run.submitit)
     executor.update_parameters(timeout_min=TEN_YEARS, signal_delay_s=0, tasks_per_node=1, stderr_to_stdout=True)

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.attempts import last_attempt, refuse_running
+from launch.attempts import last_attempt, read_owner, refuse_running
 from tmrc.config.errors import ConfigError, UserError, nearest, shown
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, read_jsonl
@@ -80,11 +80,19 @@ def keep_changes(run: RunDir, config: Config) -> None:
 
 
 def _refuse_queued(run: RunDir) -> None:
-    """Raise UserError while Slurm still has the job of the last submission."""
+    """Raise UserError while Slurm still has the job of the last submission, or the one that ran the last attempt."""
     submitted = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
-    if not submitted or submitted[-1].get("executor") != "slurm" or shutil.which("squeue") is None:
-        return
-    job_id = str(submitted[-1].get("job_id"))
-    asked = subprocess.run(["squeue", "-h", "-j", job_id, "-o", "%T"], capture_output=True, text=True)
-    if state := asked.stdout.strip():
-        raise UserError(f"{run.path}: job {job_id} is still {state.lower()}")
+    owner = read_owner(run, last_attempt(run))
+    jobs = {str(row["job_id"]) for row in submitted[-1:] if row.get("executor") == "slurm" and "job_id" in row}
+    for job_id in sorted(jobs | ({owner.job_id} if owner and owner.job_id else set())):
+        if state := _queue_state(job_id):
+            raise UserError(f"{run.path}: job {job_id} is still {state.lower()}")
+
+
+def _queue_state(job_id: str) -> str:
+    """What squeue says of a job; empty when it is in no queue, or nobody can say."""
+    command = ["squeue", "-h", "-j", job_id, "-o", "%T"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
