@@ -1,0 +1,51 @@
+"""Progress of long work on stderr: a bar on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+Advance = Callable[[int], None]  # told how much is done by now
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int) -> Iterator[Advance]:
+    """Show how much of `total` bytes is done. Work of a few seconds prints no lines."""
+    with _bar(label, total) if sys.stderr.isatty() else contextlib.nullcontext(_lines(label, total)) as advance:
+        yield advance
+
+
+def _lines(label: str, total: int) -> Advance:
+    last = time.monotonic()
+
+    def advance(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{label}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+    return advance
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+
+        def advance(done: int) -> None:
+            bar.update(task, completed=done)
+
+        yield advance
