@@ -18,13 +18,22 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from launch.attempts import Ending, begin_attempt, hold_lock, this_process, write_json
-from launch.processes import adopt_orphans, alive, end_with_parent, kill_descendants
+from launch.processes import adopt_orphans, alive, end_with_parent, kill_descendants, wait_for_descendants
 from launch.verdict import verdict
 from launch.watch import Requests, Watch
 from tmrc.config.errors import UserError
-from tmrc.config.rundir import EXIT_CRASHED, EXIT_USER_ERROR, RunDir, append_event, read_jsonl
+from tmrc.config.rundir import (
+    EXIT_CRASHED,
+    EXIT_FINISHED,
+    EXIT_USER_ERROR,
+    EXIT_WANTS_REQUEUE,
+    RunDir,
+    append_event,
+    read_jsonl,
+)
 
 TRAINER = "tmrc.train"
+LINGER = 3.0  # seconds for what reports to others (wandb) to send the last rows after an orderly end
 # What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, rendezvous)
 FOREIGN = re.compile(
     r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC)_|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
@@ -93,12 +102,13 @@ class TrainJob:
             self._command(),
             env=self._environment(number),
             start_new_session=True,
-            preexec_fn=end_with_parent,  # this process has one thread
+            preexec_fn=_before_torchrun,  # safe: this process has one thread
         )
         watch = Watch(run.attempt(number), self.processes, process, self.requests)
         killed = watch.until_end(self._look_at_submitter)
-        kill_descendants(os.getpid())
         ending = verdict(run.attempt(number), self.processes, process.returncode, log.text())
+        if ending.exit_code in (EXIT_FINISHED, EXIT_WANTS_REQUEUE):
+            wait_for_descendants(os.getpid(), LINGER)
         if killed and ending.exit_code == EXIT_CRASHED:
             return Ending(EXIT_CRASHED, "failed", killed, ending.step)
         return ending
@@ -133,6 +143,12 @@ class TrainJob:
         if not told:
             about = {"attempt": number, "step": ending.step, "exit_code": ending.exit_code}
             append_event(run, "failed", **about, cause=ending.message)
+
+
+def _before_torchrun() -> None:
+    """torchrun dies of a USR2, which some Slurm set-ups send to every process of a job; the ranks set handlers."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    end_with_parent()
 
 
 class _Log:

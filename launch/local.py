@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from launch.attempts import Ending, last_attempt, read_ending, read_owner, write
 from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
 from launch.processes import adopt_orphans, alive, kill_descendants, start_time
-from launch.progress import Display, State, display
+from launch.progress import Display, State, display, quiet_when_nobody_reads
 from launch.tail import Tail
 from launch.watch import rank_pid
 from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
@@ -68,8 +67,7 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
         tail.skip()
     state = State()
     with _signals_counted(requests), display() as shown:
-        with _signals_ignored():
-            submitted = _submit(run, job)
+        submitted = _submit(run, job)
         append_event(run, "submitted", attempt=attempt, executor="local", job_id=submitted.job_id)
         while not (submitted.done() and _gone(run, attempt)):
             _look(state, tails, shown)
@@ -93,7 +91,7 @@ def _submit(run: RunDir, job: TrainJob) -> Any:
     inherited = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(run.code), inherited] if inherited else [str(run.code)])
     # The executor hides all GPUs from a job that asks for none; the job names its devices itself.
-    with environment_variables(PYTHONPATH=path, PYTHONSAFEPATH="1"):
+    with environment_variables(PYTHONPATH=path, PYTHONSAFEPATH="1"), _signals_ignored():
         return executor.submit(job)
 
 
@@ -105,7 +103,7 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
         state.event(row)
     for row in metrics.rows():
         state.metrics(row, time.monotonic())
-    with _quiet_when_nobody_reads():
+    with quiet_when_nobody_reads():
         if state.saved != before:
             shown.say(f"checkpoint at step {state.saved:,}")
         shown.update(state)
@@ -121,7 +119,7 @@ def _pass_on(requests: _Requests, run: RunDir, attempt: int, shown: Display) -> 
             kill_descendants(os.getpid())
         return
     requests.passed_on += 1
-    with _quiet_when_nobody_reads():
+    with quiet_when_nobody_reads():
         shown.say(ASKED[min(requests.passed_on, 3) - 1])
     with contextlib.suppress(ProcessLookupError):
         os.kill(owner.pid, signal.SIGINT)
@@ -185,14 +183,3 @@ def _signals_counted(requests: _Requests) -> Iterator[None]:
     finally:
         for signum, handler in zip(signals, before, strict=True):
             signal.signal(signum, handler)
-
-
-@contextmanager
-def _quiet_when_nobody_reads() -> Iterator[None]:
-    """The terminal or pipe may be gone; the run still has to be seen to its end."""
-    try:
-        yield
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())

@@ -51,11 +51,18 @@ def end_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def wait_for_descendants(pid: int, patience: float) -> None:
+    """Give what is below `pid` up to `patience` seconds to end by itself."""
+    deadline = time.monotonic() + patience
+    while _living(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def kill_descendants(pid: int, patience: float = 5.0) -> list[int]:
     """SIGKILL everything below `pid` until nothing is left; returns what was killed. Reaps them when `pid` is us."""
     killed: list[int] = []
     deadline = time.monotonic() + patience
-    while living := [child for child in descendants(pid) if start_time(child) is not None]:
+    while living := _living(pid):
         for child in living:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(child, signal.SIGKILL)
@@ -66,6 +73,11 @@ def kill_descendants(pid: int, patience: float = 5.0) -> list[int]:
     if pid == os.getpid():
         reap()
     return killed
+
+
+def _living(pid: int) -> list[int]:
+    """Descendants that are more than zombies."""
+    return [child for child in descendants(pid) if start_time(child) is not None]
 
 
 def reap() -> None:

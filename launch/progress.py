@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -128,6 +129,17 @@ def display() -> Iterator[Display]:
     columns = SpinnerColumn(), BarColumn(bar_width=16), TextColumn("{task.fields[facts]}", markup=False)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield LiveDisplay(progress, progress.add_task("", total=None, facts="starting"))
+
+
+@contextmanager
+def quiet_when_nobody_reads() -> Iterator[None]:
+    """The terminal or pipe may be gone; the run still has to be seen to its end."""
+    try:
+        yield
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
 
 
 def amount(number: float) -> str:

@@ -10,18 +10,22 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launch.cluster import check_cluster
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.plan import make_plan, show_plan
 from launch.preflight import Facts, check_sbatch, preflight
+from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script
 from launch.settings import check_launch, flag_overrides, load_settings
 from tmrc.config.errors import ConfigError, UserError
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
+
+if TYPE_CHECKING:
+    from launch.local import LocalResult
 
 
 @dataclass(frozen=True)
@@ -134,25 +138,30 @@ def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
 
 
 def _run_here(request: Request, prepared: _Prepared, run: RunDir) -> int:
-    from launch.local import LocalResult, run_local
+    from launch.local import run_local
 
     _say(f"{'run':9}{run.path}")
-    result: LocalResult = run_local(run, prepared.resources, request.trainer)
-    ending, row = result.ending, result.state.row
-    figures = {"step": ending.step, "loss": row.get("loss"), "val_loss": result.state.val_loss}
+    result = run_local(run, prepared.resources, request.trainer)
+    with quiet_when_nobody_reads():
+        _say_how_it_ended(request, run, result)
+        sys.stdout.flush()
+    return result.ending.exit_code
+
+
+def _say_how_it_ended(request: Request, run: RunDir, result: LocalResult) -> None:
+    ending, losses = result.ending, {"loss": result.state.row.get("loss"), "val_loss": result.state.val_loss}
     if request.as_json:
-        about = {"run_id": run.run_id, "run_dir": str(run.path), "job_id": result.job_id}
-        _print_json({**about, **vars(ending), **figures})
+        _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": result.job_id, **vars(ending), **losses})
     if ending.status == "failed":
         _say(f"error: {ending.message}")
         _say(f"{'log':9}{result.log}")
     elif not request.as_json:
-        losses = {"loss": figures["loss"], "validation loss": figures["val_loss"]}
-        shown = [f"{name} {value:,.4f}" for name, value in losses.items() if value is not None]
+        shown = [
+            f"{name.replace('val_', 'validation ')} {value:,.4f}" for name, value in losses.items() if value is not None
+        ]
         print(f"{ending.status:9}at step {ending.step or 0:,}  {'  '.join(shown)}")
         print(f"{'run':9}{run.path}")
         print(f"{'next':9}{_next_command(ending.exit_code, run)}")
-    return ending.exit_code
 
 
 def _next_command(exit_code: int, run: RunDir) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import signal
@@ -121,17 +122,19 @@ def wait_for(condition: Callable[[], object], what: str, patience: float = 40.0)
         time.sleep(0.05)
 
 
-def living(run_dir: Path) -> list[str]:
-    """Command lines of the processes that belong to a run: its path is in their environment or arguments."""
-    found = []
+def processes_of(run_dir: Path) -> dict[int, str]:
+    """The processes that belong to a run, by their command lines: its path is in their environment or arguments."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with contextlib.suppress(OSError):
             text = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
             if str(run_dir).encode() in text and int(process.name) != os.getpid():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
+
+
+def living(run_dir: Path) -> list[str]:
+    return list(processes_of(run_dir).values())
 
 
 def events(run_dir: Path, kind: str | None = None) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -11,7 +12,19 @@ import pytest
 
 from launch.cluster import Partition, clock, partitions, seconds
 from tests.launch.fake_slurm import JOB, REFUSING, SBATCH, SINFO, SRUN, install
-from tests.launch.helpers import REAL, ROOT, STANDIN, call, events, steps, write_config
+from tests.launch.helpers import (
+    REAL,
+    ROOT,
+    STANDIN,
+    call,
+    events,
+    living,
+    processes_of,
+    steps,
+    tags,
+    wait_for,
+    write_config,
+)
 
 HOSTILE = ["a\nb", "a'b", 'a"b', "$(touch /tmp/x)", "a;b", "a`b`", "\x07", "a" * 100_000]
 
@@ -85,6 +98,22 @@ def test_a_failed_run_fails_the_batch_job(tmp_path: Path) -> None:
     assert job.returncode == 1
     log = Path(done.json["run_dir"]) / "submitit/4242_0_log.out"
     assert log.read_text().splitlines()[-1] == "tmrc: failed (exit code 1): boom"
+
+
+def test_a_signal_to_every_process_of_the_step_saves_and_stops(tmp_path: Path) -> None:
+    """As Slurm delivers it where it tracks processes by their parents, torchrun included."""
+    env = install(tmp_path / "bin", sbatch=SBATCH, srun=SRUN)
+    config = write_config(tmp_path, training={"train_steps": 2000}, launch={"processes_per_node": 2})
+    run = Path(call("--json", config, tags(step_seconds=0.02), env=env).json["run_dir"])
+    job = subprocess.Popen(["bash", str(tmp_path / "bin/submitted.sh")], env={**os.environ, **env, **JOB})
+    wait_for(lambda: (run / "metrics.jsonl").exists(), "the first step")
+    wait_for(lambda: (run / "attempts/1/rank_1.pid").exists(), "the second rank")
+    step = {pid: line for pid, line in processes_of(run).items() if pid != job.pid}
+    assert len(step) >= 4  # the job, torchrun, two ranks
+    for pid in step:
+        os.kill(pid, signal.SIGUSR2)
+    assert job.wait(timeout=60) == 75
+    assert living(run) == []
 
 
 def test_no_sbatch_says_to_use_local(tmp_path: Path) -> None:
