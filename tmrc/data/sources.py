@@ -202,24 +202,25 @@ def _lines(file: Path, text_field: str, notes: Notes) -> Iterator[Piece]:
 
 
 def _rows(file: Path, text_field: str, notes: Notes) -> Iterator[Piece]:
-    pyarrow, parquet = _parquet()
     size = file.stat().st_size
+    for row, (value, rows) in enumerate(_column(file, text_field), 1):
+        where = f"{file} row {row}"
+        if isinstance(value, str):
+            yield from _document(value, where, size * row // rows, notes)
+        else:
+            notes.add(f"rows left out, no text in column {shown(text_field)}", where)
+
+
+def _column(file: Path, name: str) -> Iterator[tuple[object, int]]:
+    """The values of a column, each with the number of rows there are."""
+    pyarrow, parquet = _parquet()
     try:
         table = parquet.ParquetFile(file)
-        columns = table.schema_arrow.names
-        if text_field not in columns:
-            raise DataError(
-                f"{file}: no column {shown(text_field)}, valid: {', '.join(columns)}{nearest(text_field, columns)}"
-            )
-        row = 0
-        for batch in table.iter_batches(batch_size=256, columns=[text_field]):
-            for value in batch.column(0).to_pylist():
-                row += 1
-                offset = size * row // max(1, table.metadata.num_rows)
-                if isinstance(value, str):
-                    yield from _document(value, f"{file} row {row}", offset, notes)
-                else:
-                    notes.add(f"rows left out, no text in column {shown(text_field)}", f"{file} row {row}")
+        valid = table.schema_arrow.names
+        if name not in valid:
+            raise DataError(f"{file}: no column {shown(name)}, valid: {', '.join(valid)}{nearest(name, valid)}")
+        for batch in table.iter_batches(batch_size=256, columns=[name]):
+            yield from ((value, table.metadata.num_rows) for value in batch.column(0).to_pylist())
     except pyarrow.ArrowException as error:
         raise DataError(f"{file}: cannot be read as parquet: {error}") from error
 
