@@ -9,6 +9,7 @@ attempts/lock                 held (flock) by the job while it runs
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -80,13 +81,13 @@ def this_process(job_id: str | None) -> Owner:
 def read_owner(run: RunDir, number: int) -> Owner | None:
     """Who ran or runs attempt `number`; None until the job has said so."""
     found = read_json(run.attempt(number) / "owner.json")
-    return Owner(**found) if found else None
+    return Owner(**_known(Owner, found)) if found else None
 
 
 def read_ending(run: RunDir, number: int) -> Ending | None:
     """How attempt `number` ended; None while it runs or when its job died without a word."""
     found = read_json(run.attempt(number) / "job.json")
-    return Ending(**found) if found else None
+    return Ending(**_known(Ending, found)) if found else None
 
 
 def hold_lock(run: RunDir, patience: float = 0.0) -> int:
@@ -127,6 +128,11 @@ def refuse_running(run: RunDir) -> None:
     if owner.job_id is None:
         file = run.attempt(number) / "owner.json"
         raise UserError(f"{run.path}: running{_by(owner)} as far as can be seen here; if it is gone, remove {file}")
+
+
+def _known(cls: type, found: dict[str, Any]) -> dict[str, Any]:
+    """The fields that `cls` has: the file may be from another version of tmrc, since a run keeps its code."""
+    return {field.name: found[field.name] for field in dataclasses.fields(cls) if field.name in found}
 
 
 def _by(owner: Owner | None) -> str:

@@ -101,8 +101,9 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
     before = state.saved
     for row in events.rows():
         state.event(row)
+    now = time.monotonic()
     for row in metrics.rows():
-        state.metrics(row, time.monotonic())
+        state.metrics(row, now)
     with quiet_when_nobody_reads():
         if state.saved != before:
             shown.say(f"checkpoint at step {state.saved:,}")

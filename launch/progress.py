@@ -22,7 +22,7 @@ class State:
     val_loss: float | None = None
     saved: int | None = None
     started: bool = False
-    first: tuple[int, float] | None = None  # step and time of the first row seen, for the rate
+    first: tuple[int, float] | None = None  # step and time from which the rate is measured
 
     @property
     def step(self) -> int:
@@ -43,8 +43,8 @@ class State:
         self.val_loss = row.get("val_loss", self.val_loss)
         if "loss" in row:
             self.row = row
-            if self.first is None or self.step < self.first[0]:
-                self.first = (self.step, now)
+            if self.first is None or self.step < self.first[0] or now == self.first[1]:
+                self.first = (self.step, now)  # of the rows that are there at the first look, the last one
 
     def eta(self, now: float) -> float | None:
         """Seconds left at the rate seen since the first row; None while that says nothing."""

@@ -117,6 +117,15 @@ def test_progress_line() -> None:
     assert state.facts(20)[-1] == "1m29s left"
 
 
+def test_the_rate_leaves_out_the_steps_of_earlier_attempts() -> None:
+    state = State(total=200)
+    for step in range(1, 101):
+        state.metrics({"step": step, "loss": 1.0}, 50.0)
+    assert state.eta(51.0) is None
+    state.metrics({"step": 110, "loss": 1.0}, 60.0)
+    assert state.eta(60.0) == 90.0
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (65, "1m05s"), (4000, "1h06m"), (100_000, "1d03h")])
 def test_duration(seconds: int, text: str) -> None:
     assert duration(seconds) == text
