@@ -46,7 +46,7 @@ def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
         write_config(config, run.config)
         write_json(run.run_json, provenance(run_id, command))
     except OSError as error:
-        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {error.strerror}") from None
+        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {error.strerror or error}") from None
     return run
 
 

@@ -1,7 +1,8 @@
 """A trainer without torch that keeps the file contract of tmrc.train; what it does is told by wandb_log.tags.
 
 Tags: `step_seconds=0.05`, `start_seconds=1`, `deaf=1` (never stops), `error=TEXT` (user error), `crash=TEXT`,
-`kill=<rank>` (SIGKILL to itself at half the steps), `child=1` (every rank starts a child that sleeps).
+`kill=<rank>` (SIGKILL to itself at half the steps), `hang=<rank>` (stands still there, whatever it is told),
+`child=1` (every rank starts a child that sleeps).
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Trainer:
                 return EXIT_CRASHED, self.tags["crash"]
             if self.tags.get("kill") == str(self.rank) and self.step > total // 2:
                 os.kill(os.getpid(), signal.SIGKILL)
+            while self.tags.get("hang") == str(self.rank) and self.step > total // 2:
+                time.sleep(60)
             if self.rank == 0:
                 with self.run.metrics.open("a") as file:
                     row = {"step": self.step, "loss": 10 / self.step, "lr": 1e-4, "tokens_per_s": 12345.6}
