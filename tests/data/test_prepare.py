@@ -143,6 +143,17 @@ def test_kinds_of_sources(tmp_path: Path) -> None:
     assert summary.notes == [f"rows left out, no text in column 'body': 1 (first: {root}/b/rows.parquet row 2)"]
 
 
+def test_patterns_take_and_leave_out_files_and_directories(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", "c.txt", "sub/d.py", "sub/tests/e.py", "tests/f.py"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {name}")
+    tokenize(tmp_path / "in", tmp_path / "out", globs=["*.py"], exclude=["tests", "b.*"])
+    assert documents(tmp_path / "out") == ["# a.py", "# sub/d.py"]
+    tokenize(tmp_path / "in", tmp_path / "by_path", globs=["sub/*"], exclude=["sub/tests"])
+    assert documents(tmp_path / "by_path") == ["# sub/d.py"]
+
+
 def test_what_is_left_out_or_replaced_is_counted(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()

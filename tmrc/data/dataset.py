@@ -98,13 +98,13 @@ class TokenDataset:
 
 def open_dataset(
     source: str | Path | Metadata,
-    context_length: int,
-    *,
+    context_length: int = 512,
+    chunked: bool = True,
     split: Split | None = None,
     val_split_size: float | None = None,
-    validation_default: int = 0,
-    chunked: bool = True,
     eos_token: int | None = None,
+    *,
+    validation_default: int = 0,
 ) -> TokenDataset:
     """Open a data set directory, metadata file or loaded metadata. Raises DataError.
 

@@ -34,6 +34,7 @@ class Settings:
     tokenizer: str | None = None
     train_vocabulary: int | None = None
     globs: Sequence[str] = ()
+    exclude: Sequence[str] = ()
     text_field: str = "text"
     name: str | None = None  # of the data set and its shards; None is the output directory's name
     shard_tokens: int = SHARD_TOKENS
@@ -103,7 +104,7 @@ def prepare(sources: Sequence[Path], out: Path, settings: Settings) -> Summary:
     begin = time.monotonic()
     settings.check()
     name = _checked_name(settings.name or out.resolve().name)
-    corpus = Corpus(list_sources(sources, settings.globs), settings.text_field)
+    corpus = Corpus(list_sources(sources, settings.globs, settings.exclude), settings.text_field)
     with _new_directory(out, name):
         tokenizer, known_as = _tokenizer(corpus, out, settings)
         eos_name, eos_token = find_eos(tokenizer, settings.eos)

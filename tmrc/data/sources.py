@@ -50,16 +50,16 @@ class Notes:
         return [f"{what}: {count:,} (first: {self.first[what]})" for what, count in sorted(self.counts.items())]
 
 
-def list_sources(sources: Sequence[Path], globs: Sequence[str] = ()) -> list[Path]:
+def list_sources(sources: Sequence[Path], globs: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
     """The files named, and those under the directories named whose name or path in it matches one of `globs`.
 
-    Directories are read recursively in the order of names; hidden files and directories are left out, and a file named
-    twice counts once. Raises DataError when there is none, or one is missing or unreadable.
+    Directories are read recursively in the order of names; hidden files and directories are left out, and so is what
+    matches one of `exclude`, a directory with all below it. A file named twice counts once. Raises DataError when there is none, or one is missing or unreadable.
     """
     files: dict[Path, Path] = {}
     for source in sources:
         if source.is_dir():
-            found = list(_walk(source, globs))
+            found = list(_walk(source, globs, exclude))
         elif source.exists():
             found = [source]
         else:
@@ -119,14 +119,18 @@ class _Input:
         return self._raw.tell()
 
 
-def _walk(directory: Path, globs: Sequence[str]) -> Iterator[Path]:
+def _walk(directory: Path, globs: Sequence[str], exclude: Sequence[str]) -> Iterator[Path]:
+    def matches(path: Path, patterns: Sequence[str]) -> bool:
+        names = (path.name, str(path.relative_to(directory)))
+        return any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+
+    def left_out(path: Path) -> bool:
+        return path.name.startswith(".") or matches(path, exclude)
+
     for parent, directories, names in os.walk(directory):
-        directories[:] = sorted(name for name in directories if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            relative = str(path.relative_to(directory))
-            wanted = not globs or any(fnmatch.fnmatch(name, g) or fnmatch.fnmatch(relative, g) for g in globs)
-            if wanted and not name.startswith(".") and path.is_file():
+        directories[:] = sorted(name for name in directories if not left_out(Path(parent, name)))
+        for path in (Path(parent, name) for name in sorted(names)):
+            if (not globs or matches(path, globs)) and not left_out(path) and path.is_file():
                 yield path
 
 
