@@ -54,7 +54,8 @@ def list_sources(sources: Sequence[Path], globs: Sequence[str] = (), exclude: Se
     """The files named, and those under the directories named whose name or path in it matches one of `globs`.
 
     Directories are read recursively in the order of names; hidden files and directories are left out, and so is what
-    matches one of `exclude`, a directory with all below it. A file named twice counts once. Raises DataError when there is none, or one is missing or unreadable.
+    matches one of `exclude`, a directory with all below it. A file named twice counts once. Raises DataError when there
+    is none, or one is missing or unreadable.
     """
     files: dict[Path, Path] = {}
     for source in sources:
