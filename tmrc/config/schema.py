@@ -156,7 +156,7 @@ class LaunchConfig:
     partition: str | None = key(None, "Slurm partition")
     account: str | None = key(None, "Slurm account")
     qos: str | None = key(None, "Slurm quality of service")
-    nodes: int = key(1, "nodes", at_least=1)
+    nodes: int = key(1, "number of nodes", at_least=1)
     gpus_per_node: int | None = key(
         None, "GPUs on each node; null takes 1 on Slurm and all there are with --local", at_least=0
     )

@@ -152,15 +152,21 @@ def load_optimizer(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.op
     for group in optimizer.param_groups:
         on_device = bool(group.get("fused") or group.get("capturable"))
         for parameter in group["params"]:
-            prefix = names[id(parameter)] + "/"
-            state = {name.removeprefix(prefix): value for name, value in loaded.items() if name.startswith(prefix)}
-            for field, value in state.items():
-                if value.dim() and value.shape != parameter.shape:
-                    raise CheckpointError(f"{file}: {prefix}{field} has shape {tuple(value.shape)}")
+            own = _fields_of(names[id(parameter)], parameter, loaded, file)
             optimizer.state[parameter] = {
-                field: value.to(parameter.device) if value.dim() or on_device else value
-                for field, value in state.items()
+                field: value.to(parameter.device) if value.dim() or on_device else value for field, value in own.items()
             }
+
+
+def _fields_of(name: str, parameter: Tensor, loaded: Tensors, file: Path) -> Tensors:
+    """The loaded optimizer state of one parameter."""
+    own = {entry.removeprefix(f"{name}/"): value for entry, value in loaded.items() if entry.startswith(f"{name}/")}
+    for field, value in own.items():
+        if value.dim() and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"{file}: {name}/{field} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+            )
+    return own
 
 
 def model_tensors(model: nn.Module) -> Tensors:

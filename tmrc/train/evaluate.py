@@ -42,20 +42,31 @@ class Validation:
     ) -> float | None:
         """Mean loss in nats a token, or None when interrupted. Leaves the module in training mode."""
         module.eval()
-        losses: dict[int, float] = {}
-        try:
-            with torch.no_grad():
-                for first in range(0, len(self._micro_batches), self._world.size):
-                    if interrupted():
-                        return None
-                    index = first + self._world.rank
-                    if index < len(self._micro_batches):
-                        losses[index] = self._loss(module, build_mask, probe, index)
-        finally:
-            module.train()
+        with torch.no_grad():
+            losses = self._losses(module, build_mask, probe, interrupted)
+        module.train()
+        if losses is None:
+            return None
         everyone = {index: loss for part in gather(losses, self._world) for index, loss in part.items()}
         # fsum is exact, so the mean has the same bits for every number of processes.
         return math.fsum(everyone.values()) / self._targets
+
+    def _losses(
+        self,
+        module: LossModule,
+        build_mask: Callable[[Tensor], Any],
+        probe: OracleProbe | None,
+        interrupted: Interrupted,
+    ) -> dict[int, float] | None:
+        """Loss sum of each micro-batch of this rank, or None when interrupted."""
+        losses = {}
+        for first in range(0, len(self._micro_batches), self._world.size):
+            if interrupted():
+                return None
+            index = first + self._world.rank
+            if index < len(self._micro_batches):
+                losses[index] = self._loss(module, build_mask, probe, index)
+        return losses
 
     def _loss(
         self, module: LossModule, build_mask: Callable[[Tensor], Any], probe: OracleProbe | None, index: int
