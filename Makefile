@@ -27,7 +27,7 @@ demo-data: $(DEMO)/data/metadata.yaml
 demo: demo-data
 	$(BIN)/tmrc-submit --local quickstart
 	@run=$$(ls -td $(DEMO)/runs/*/ | head -n 1); set -ex; \
-		$(BIN)/tmrc generate "$$run" --prompt 'def __init__(self' --max-new-tokens 120 --temperature 0.7 --seed 1; \
+		$(BIN)/tmrc generate "$$run" --prompt 'class Connection:' --max-new-tokens 120 --temperature 0.8 --top-k 50 --seed 3; \
 		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
 
 test: env
