@@ -11,6 +11,7 @@ from launch.gpus import Resources
 from tmrc.config.errors import ConfigError, UserError
 from tmrc.config.estimate import checkpoint_bytes
 from tmrc.config.schema import Config
+from tmrc.config.validate import narrow_heads
 from tmrc.data.plan import DataPlan, mismatches, plan_data
 
 
@@ -26,6 +27,8 @@ class Facts:
 def preflight(config: Config, resources: Resources) -> Facts:
     """Check data, vocabulary, batches and the disk. Raises UserError: file, key, what was given, what is valid."""
     check_batches(config, resources)
+    if resources.gpus and config.training.device != "cpu" and (problem := narrow_heads(config)):
+        raise ConfigError(f"model.n_head: {problem}")
     free = check_artifacts(config)
     data = plan_data(config)
     let_pass = mismatches(config, data.metadata)

@@ -74,6 +74,13 @@ def test_overrides_reach_their_keys_with_their_types() -> None:
     assert config.training.save_every == Config().training.save_every
 
 
+def test_heads_too_narrow_for_a_gpu_are_refused_where_one_is_asked_for() -> None:
+    narrow = ["model.n_head=64", "training.device=cuda"]
+    assert "heads of width 8" in refusal(SEED, *narrow)
+    assert load_config(SEED, ["model.n_head=64", "training.device=cpu"]).model.n_head == 64
+    assert load_config(SEED, [*narrow, "model.flex=false", "model.mask=causal"]).model.n_head == 64
+
+
 def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")

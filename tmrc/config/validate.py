@@ -9,6 +9,8 @@ from tmrc.config.build import Where
 from tmrc.config.errors import ConfigError
 from tmrc.config.schema import Config
 
+FLEX_MIN_HEAD_WIDTH = 16  # of FlexAttention's GPU kernels
+
 
 def check(config: Config, where: Where) -> None:
     """Raise ConfigError for the first contradiction in `config`."""
@@ -28,6 +30,8 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
         )
     if model.flash and model.flex:
         yield "model.flash", "got true together with model.flex: true, valid: one of the two"
+    if config.training.device == "cuda" and (problem := narrow_heads(config)):
+        yield "model.n_head", problem
     if model.mask != "causal" and not model.flex:
         kind = "flash" if model.flash else "plain"
         yield (
@@ -39,6 +43,18 @@ def _model(config: Config) -> Iterator[tuple[str, str]]:
             "model.flash",
             "got true with autocast_precision float32, valid: bfloat16 or float16 (flash has no float32)",
         )
+
+
+def narrow_heads(config: Config) -> str | None:
+    """What is wrong with the heads for FlexAttention on a GPU, or None; a CPU takes any width."""
+    width = config.model.d_model // config.model.n_head
+    if not config.model.flex or width >= FLEX_MIN_HEAD_WIDTH:
+        return None
+    most = config.model.d_model // FLEX_MIN_HEAD_WIDTH
+    return (
+        f"got {config.model.n_head}, which makes heads of width {width}; FlexAttention on a GPU needs "
+        f"{FLEX_MIN_HEAD_WIDTH} or more, valid: at most {most}, or model.flex: false"
+    )
 
 
 def _batches(config: Config) -> Iterator[tuple[str, str]]:

@@ -23,10 +23,10 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from tmrc.config.errors import ConfigError
 from tmrc.config.schema import ModelConfig
+from tmrc.config.validate import FLEX_MIN_HEAD_WIDTH
 from tmrc.model.masks import MASKS, MaskMod
 
 Backend = Literal["flex", "flash", "sdpa"]
-FLEX_MIN_HEAD_WIDTH = 16  # of its Triton kernels
 AttentionMask = BlockMask | Tensor | None
 
 
@@ -48,10 +48,9 @@ def attention_backend(model: ModelConfig, device_type: str) -> Backend:
         return "flash"
     if not model.flex or device_type != "cuda":
         return "sdpa"
-    head_width = model.d_model // model.n_head
-    if head_width < FLEX_MIN_HEAD_WIDTH:
+    if (width := model.d_model // model.n_head) < FLEX_MIN_HEAD_WIDTH:
         raise ConfigError(
-            f"model.n_head: {model.n_head} makes heads of width {head_width}, FlexAttention on a GPU needs "
+            f"model.n_head: {model.n_head} makes heads of width {width}, FlexAttention on a GPU needs "
             f"{FLEX_MIN_HEAD_WIDTH} or more; take fewer heads, a larger model.d_model, or model.flex: false"
         )
     return "flex"

@@ -23,6 +23,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    device_bytes: int = 0  # memory of the smallest GPU among the processes'; 0 on CPUs
 
     @property
     def leads(self) -> bool:
@@ -40,12 +41,14 @@ def join_world(training: TrainingConfig) -> Iterator[World]:
     device = choose_device(training.device, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     if size == 1:
-        yield World(rank, size, device)
+        yield World(rank, size, device, memory)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=size)
-    yield World(rank, size, device)
+    smallest = min(gather(memory, World(rank, size, device)))  # nodes can have different GPUs
+    yield World(rank, size, device, smallest)
     dist.destroy_process_group()  # not after an error: a peer may be gone, and this would wait for it
 
 

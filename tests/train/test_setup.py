@@ -1,0 +1,85 @@
+"""How the global batch is cut, and what is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tmrc.config.errors import ConfigError
+from tmrc.config.load import load_config
+from tmrc.config.schema import Config
+from tmrc.train import metrics
+from tmrc.train.distributed import World, choose_device
+from tmrc.train.feed import share_of
+from tmrc.train.setup import choose_micro_batch_size
+
+
+def config(batch: int, micro: int | str = "auto", **model: object) -> Config:
+    whole = load_config("default")
+    training = dataclasses.replace(whole.training, batch_size=batch, micro_batch_size=micro)
+    return dataclasses.replace(whole, training=training, model=dataclasses.replace(whole.model, **model))
+
+
+def world(size: int, gpu_bytes: int = 0) -> World:
+    return World(0, size, torch.device("cuda" if gpu_bytes else "cpu"), gpu_bytes)
+
+
+@given(st.integers(1, 6), st.sampled_from([1, 2, 4, 8]), st.sampled_from([64, 512, 8192]))
+def test_auto_divides_every_ranks_share(factor: int, ranks: int, length: int) -> None:
+    size = choose_micro_batch_size(config(8 * factor, context_length=length), world(ranks))
+    assert (8 * factor // ranks) % size == 0
+    assert size == 1 or size * length <= 8192
+
+
+def test_auto_fits_the_smallest_gpu() -> None:
+    roomy = choose_micro_batch_size(config(256), world(1, 80 * 2**30))
+    tight = choose_micro_batch_size(config(256), world(1, 8 * 2**30))
+    assert roomy == 64
+    assert 1 <= tight < roomy
+
+
+def test_auto_keeps_the_size_of_the_checkpoint() -> None:
+    assert choose_micro_batch_size(config(256), world(1), of_checkpoint=2) == 2
+    assert choose_micro_batch_size(config(256, 4), world(1), of_checkpoint=2) == 4
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a multiple of the 3 processes"):
+        choose_micro_batch_size(config(256), world(3))
+    with pytest.raises(ConfigError, match="a divisor of 64"):
+        choose_micro_batch_size(config(256, 128), world(4))
+
+
+@given(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4]))
+def test_shares_cover_the_batch_once(ranks: int, micro: int) -> None:
+    indices = [index for rank in range(ranks) for index in share_of(rank, ranks, 16, micro).indices()]
+    assert indices == list(range(16 // micro))
+
+
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+    assert choose_device("cpu", 5) == torch.device("cpu")
+    with pytest.raises(ConfigError, match="process 2 of this node has no GPU"):
+        choose_device("cuda", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA GeForce GT 710", None),
+    ],
+)
+def test_peaks_of_known_gpus(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert metrics.peak_flops(torch.device("cuda", 0)) == peak
+    assert metrics.peak_flops(torch.device("cpu")) is None
