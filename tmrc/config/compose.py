@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tmrc.config.errors import ConfigError
-from tmrc.config.yaml_file import read_yaml_mapping
+
+
+def packaged_folder() -> Path:
+    """Where the configurations are that come with tmrc: in the installed package, or at the top of a checkout."""
+    package, checkout = (Path(__file__).parents[depth] / "configs" / "train" for depth in (1, 2))
+    return package if package.is_dir() else checkout
 
 
 def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -24,24 +31,17 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
     from omegaconf.errors import OmegaConfBaseException
 
     folder = file.resolve().parent
-    _refuse_repeated_keys(folder)
     section = values.get("HydraConf")
     version_base = section.get("version_base", "1.1") if isinstance(section, dict) else "1.1"
-    packaged = Path(__file__).parents[1] / "configs" / "train"
-    checkout = Path(__file__).parents[2] / "configs" / "train"
-    search = f"hydra.searchpath=[file://{packaged if packaged.is_dir() else checkout}]"
+    quoted = str(packaged_folder()).replace("\\", "\\\\").replace("'", "\\'")
+    search = f"hydra.searchpath=['file://{quoted}']"
     try:
-        with warnings.catch_warnings(), initialize_config_dir(str(folder), version_base=version_base):
-            warnings.simplefilter("ignore")
-            composed = hydra_compose(file.stem, overrides=[search, *overrides])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Hydra will do
+            with initialize_config_dir(str(folder), version_base=version_base):
+                composed = hydra_compose(file.stem, overrides=[search, *overrides])
         plain = OmegaConf.to_container(composed, resolve=False)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{file}: defaults: {error}") from None
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}
-
-
-def _refuse_repeated_keys(folder: Path) -> None:
-    """Read each neighbour once with our own loader: it names a key that stands twice, where Hydra's error is long."""
-    for neighbour in sorted(folder.glob("*.yaml")):
-        read_yaml_mapping(neighbour)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tmrc.config.build import build
-from tmrc.config.compose import compose
+from tmrc.config.compose import compose, packaged_folder
 from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.interpolate import has_interpolation, resolve
 from tmrc.config.schema import Config
@@ -64,10 +64,7 @@ def write_config(config: Config, path: Path) -> None:
 
 def packaged_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with tmrc."""
-    package = Path(__file__).parents[1] / "configs" / "train"  # in an installed package
-    checkout = Path(__file__).parents[2] / "configs" / "train"
-    folder = package if package.is_dir() else checkout
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    return {file.stem: file for file in sorted(packaged_folder().glob("*.yaml"))}
 
 
 def find_config(source: str | Path) -> Path:
