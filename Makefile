@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(DEMO)/data/metadata.yaml: | env
 	$(BIN)/tmrc data prepare "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
-		--glob '*.py' --exclude site-packages --exclude dist-packages --exclude test --exclude tests \
+		--glob '*.py' --exclude site-packages --exclude dist-packages --exclude test --exclude tests --shuffle-files \
 		--train-tokenizer 4096 --name python-stdlib -o $(DEMO)/data
 
 demo-data: $(DEMO)/data/metadata.yaml

@@ -130,6 +130,8 @@ class TrainJob:
         env["PYTHONSAFEPATH"] = "1"  # the working directory may hold another tmrc
         env["TMRC_ATTEMPT"] = str(number)
         env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.processes)))
+        # Threads that spin while they wait take the cores from whoever else is on them, and from each other.
+        env.setdefault("OMP_WAIT_POLICY", "passive")
         if self.devices is not None:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
         return env

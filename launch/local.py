@@ -98,13 +98,15 @@ def _submit(run: RunDir, job: TrainJob) -> Any:
 def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
     """Take in what the run has written since the last look."""
     metrics, events = tails
-    before = state.saved
+    before, resumed = state.saved, state.resumed
     for row in events.rows():
         state.event(row)
     now = time.monotonic()
     for row in metrics.rows():
         state.metrics(row, now)
     with quiet_when_nobody_reads():
+        if state.resumed != resumed:
+            shown.say(f"resumed at step {state.resumed:,}")
         if state.saved != before:
             shown.say(f"checkpoint at step {state.saved:,}")
         shown.update(state)

@@ -7,7 +7,13 @@ from typing import Any
 from launch.gpus import Resources
 from launch.preflight import Facts, disk_bytes, size
 from launch.progress import amount
-from tmrc.config.estimate import checkpoint_bytes, flops_per_token, parameters, training_memory_bytes
+from tmrc.config.estimate import (
+    auto_micro_batch_size,
+    checkpoint_bytes,
+    flops_per_token,
+    parameters,
+    training_memory_bytes,
+)
 from tmrc.config.schema import Config
 
 
@@ -16,7 +22,9 @@ def make_plan(config: Config, resources: Resources, facts: Facts) -> dict[str, A
     training, data = config.training, facts.data
     ranks = config.launch.nodes * resources.processes
     share = training.batch_size // ranks
-    micro = share if training.micro_batch_size == "auto" else training.micro_batch_size
+    micro = training.micro_batch_size
+    if micro == "auto":
+        micro = auto_micro_batch_size(config, share, on_gpu=resources.gpus > 0 and training.device != "cpu")
     tokens = data.total_steps * training.batch_size * config.model.context_length
     flops = flops_per_token(config)
     return {
@@ -31,7 +39,7 @@ def make_plan(config: Config, resources: Resources, facts: Facts) -> dict[str, A
         "tokens": tokens,
         "sequences_per_step": training.batch_size,
         "sequences_per_rank": share,
-        "micro_batch_size": training.micro_batch_size,
+        "micro_batch_size": micro,
         "parameters": parameters(config),
         "flops": None if flops is None else flops * tokens,
         "memory_bytes": training_memory_bytes(config, micro),
@@ -44,17 +52,18 @@ def make_plan(config: Config, resources: Resources, facts: Facts) -> dict[str, A
 def show_plan(plan: dict[str, Any], config: Config) -> str:
     """The plan as a few aligned lines."""
     gpus = f"{plan['gpus_per_node']} GPU{'s' * (plan['gpus_per_node'] != 1)} each" if plan["gpus_per_node"] else "CPU"
-    auto = " at most" if plan["micro_batch_size"] == "auto" else ""
+    ends_by = "train_steps" if plan["steps"] == config.training.train_steps else "epochs"
     rows = {
         "data": f"{config.datasets.path or config.datasets.name}: {plan['train_sequences']:,} sequences to train on, "
         f"{plan['validation_sequences']:,} a validation pass",
         "machine": f"{plan['nodes']} node{'s' * (plan['nodes'] != 1)}, {gpus}, {plan['processes']} training "
         f"process{'es' * (plan['processes'] != 1)}",
-        "steps": f"{plan['steps']:,} ({plan['epochs']:g} epochs of {plan['steps_per_epoch']:,})",
+        "steps": f"{plan['steps']:,} (ends by training.{ends_by}; an epoch has {plan['steps_per_epoch']:,})",
         "tokens": f"{amount(plan['tokens'])}",
         "batch": f"{plan['sequences_per_step']:,} sequences a step, {plan['sequences_per_rank']:,} a process",
         "model": f"{_or(plan['parameters'], amount)} parameters, {_or(plan['flops'], amount)} FLOPs in all",
-        "memory": f"{_or(plan['memory_bytes'], size)} a process{auto}, estimated",
+        "memory": f"{_or(plan['memory_bytes'], size)} a process, estimated for {plan['micro_batch_size']:,} sequences "
+        "at a time",
         "disk": f"{_or(plan['checkpoint_bytes'], size)} a checkpoint, {_or(plan['disk_bytes'], size)} in all; "
         f"{size(plan['free_bytes'])} free",
     }

@@ -21,6 +21,7 @@ class State:
     row: dict[str, Any] = field(default_factory=dict)
     val_loss: float | None = None
     saved: int | None = None
+    resumed: int | None = None  # the step that this attempt continues from
     started: bool = False
     first: tuple[int, float] | None = None  # step and time from which the rate is measured
 
@@ -35,13 +36,15 @@ class State:
         if kind in ("started", "resumed"):
             self.started = True
             self.total = row.get("total_steps", self.total)
+            if kind == "resumed":  # what was read until now are rows of earlier attempts
+                self.resumed, self.row, self.first = int(row.get("step", 0)), {}, None
         elif kind == "checkpoint":
             self.saved = row.get("step", self.saved)
 
     def metrics(self, row: dict[str, Any], now: float) -> None:
         """Take in a row of metrics.jsonl; `now` in seconds."""
         self.val_loss = row.get("val_loss", self.val_loss)
-        if "loss" in row:
+        if "loss" in row and row["step"] > (self.resumed or 0):
             self.row = row
             if self.first is None or self.step < self.first[0] or now == self.first[1]:
                 self.first = (self.step, now)  # of the rows that are there at the first look, the last one

@@ -37,4 +37,4 @@ def submit(run: RunDir, job: TrainJob, script: str) -> str:
             return str(ScriptExecutor(run.submitit, script).submit(job).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         words = str(error).replace("sbatch: error: ", "") or "failed without a word"
-        raise UserError(f"sbatch: {words}") from None
+        raise UserError(f"sbatch: {words} (--local runs on this machine)") from None

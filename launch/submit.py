@@ -159,7 +159,9 @@ def _say_how_it_ended(request: Request, run: RunDir, result: LocalResult) -> Non
         shown = [
             f"{name.replace('val_', 'validation ')} {value:,.4f}" for name, value in losses.items() if value is not None
         ]
-        print(f"{ending.status:9}at step {ending.step or 0:,}  {'  '.join(shown)}")
+        logged = result.state.step
+        of = f"  (as of step {logged:,})" if shown and logged != (ending.step or 0) else ""
+        print(f"{ending.status:9}at step {ending.step or 0:,}  {'  '.join(shown)}{of}")
         print(f"{'run':9}{run.path}")
         print(f"{'next':9}{_next_command(ending.exit_code, run)}")
 
@@ -167,8 +169,13 @@ def _say_how_it_ended(request: Request, run: RunDir, result: LocalResult) -> Non
 def _next_command(exit_code: int, run: RunDir) -> str:
     where = shlex.quote(str(run.path))
     if exit_code == EXIT_WANTS_REQUEUE:
-        return f"tmrc-submit --local --resume {where}"
-    return f'tmrc generate {where} --prompt "..."' if exit_code == EXIT_FINISHED else ""
+        return f"{_typed('tmrc-submit')} --local --resume {where}"
+    return f'{_typed("tmrc")} generate {where} --prompt "..."' if exit_code == EXIT_FINISHED else ""
+
+
+def _typed(command: str) -> str:
+    """How to call one of our commands: by name where that is on PATH, else by path."""
+    return command if shutil.which(command) else shlex.quote(str(Path(sys.executable).parent / command))
 
 
 def _print_json(values: dict[str, Any]) -> None:

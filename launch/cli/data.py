@@ -17,6 +17,7 @@ def data() -> None:
 @click.option("--train-tokenizer", "vocabulary", type=int, metavar="VOCAB", help="train a byte-level BPE of this size")
 @click.option("--glob", "globs", multiple=True, metavar="PATTERN", help="files to take from directories; repeatable")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="files and directories to leave out; repeatable")
+@click.option("--shuffle-files", is_flag=True, help="read the files in a mixed order, the same each time")
 @click.option("--text-field", default="text", show_default=True, help="key or column of .jsonl and .parquet")
 @click.option("--name", help="name of the data set and its shards  [default: that of the directory]")
 @click.option("--shard-tokens", type=int, default=1 << 27, show_default=True, help="tokens in a shard")
@@ -31,6 +32,7 @@ def prepare(
     vocabulary: int | None,
     globs: tuple[str, ...],
     exclude: tuple[str, ...],
+    shuffle_files: bool,
     text_field: str,
     name: str | None,
     shard_tokens: int,
@@ -50,7 +52,19 @@ def prepare(
     from tmrc.data.prepare import Settings
     from tmrc.data.prepare import prepare as prepare_data
 
-    settings = Settings(tokenizer, vocabulary, globs, exclude, text_field, name, shard_tokens, dtype, workers, eos)
+    settings = Settings(
+        tokenizer=tokenizer,
+        train_vocabulary=vocabulary,
+        globs=globs,
+        exclude=exclude,
+        shuffle_files=shuffle_files,
+        text_field=text_field,
+        name=name,
+        shard_tokens=shard_tokens,
+        dtype=dtype,
+        workers=workers,
+        eos=eos,
+    )
     summary = prepare_data([Path(source).expanduser() for source in sources], Path(out).expanduser(), settings)
     report.show_summary(summary, as_json)
 

@@ -195,7 +195,8 @@ def test_version_base_is_hydras(tmp_path: Path) -> None:
 
 
 def test_a_missing_default_is_one_line(tmp_path: Path) -> None:
-    assert "nowhere" in refusal(write(tmp_path, "defaults: [nowhere]\n"))
+    message = refusal(write(tmp_path, "defaults: [quikstart]\n"))
+    assert "no 'quikstart' beside it; did you mean 'quickstart'?; packaged: default" in message
 
 
 def test_a_key_twice_in_a_default_is_refused(tmp_path: Path) -> None:
@@ -223,6 +224,11 @@ def test_no_secret_is_read_from_the_environment(tmp_path: Path, monkeypatch: pyt
     message = refusal(write(tmp_path, f"datasets: {{path: 'x${{oc.env:{name}}}'}}\n"))
     assert name in message
     assert "canary" not in message
+
+
+def test_an_environment_variable_that_is_not_set_is_named(tmp_path: Path) -> None:
+    message = refusal(write(tmp_path, "datasets: {path: '${oc.env:TMRC_TEST_UNSET}'}\n"))
+    assert "the environment variable TMRC_TEST_UNSET is not set" in message
 
 
 def test_what_is_written_loads_back_equal(tmp_path: Path) -> None:

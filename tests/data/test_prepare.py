@@ -154,6 +154,22 @@ def test_patterns_take_and_leave_out_files_and_directories(tmp_path: Path) -> No
     assert documents(tmp_path / "by_path") == ["# sub/d.py"]
 
 
+def test_files_can_be_mixed_the_same_way_each_time(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.txt").write_text(f"text {number:02}")
+    for out in ("one", "two"):
+        prepare(sorted(tmp_path.glob("*.txt")), tmp_path / out, Settings(TOKENIZER, shuffle_files=True, workers=1))
+    mixed = documents(tmp_path / "one")
+    assert mixed == documents(tmp_path / "two")
+    assert mixed != sorted(mixed) == [f"text {number:02}" for number in range(12)]
+
+
+def test_a_directorys_name_becomes_a_data_sets_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    tokenize(tmp_path / "a.txt", tmp_path / "data (one)")
+    assert load_metadata(tmp_path / "data (one)").name == "data-one"
+
+
 def test_what_is_left_out_or_replaced_is_counted(tmp_path: Path) -> None:
     root = tmp_path / "in"
     root.mkdir()
@@ -266,7 +282,7 @@ def test_parquet_column_and_package(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(DataError, match=r"no column 'text', valid: texts, id; did you mean 'texts'\?"):
         tokenize(tmp_path / "x.parquet", tmp_path / "out")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"needs pyarrow: pip install 'tmrc\[parquet\]'"):
+    with pytest.raises(DataError, match=r"needs pyarrow: pip install pyarrow"):
         tokenize(tmp_path / "x.parquet", tmp_path / "out")
 
 

@@ -38,7 +38,7 @@ def write_config(tmp_path: Path, **sections: dict[str, Any]) -> Path:
         write_data(data)
     values: dict[str, dict[str, Any]] = {
         "datasets": {"path": str(data)},
-        "model": {"n_head": 2, "d_model": 16, "n_layer": 1, "context_length": 16, "autocast_precision": "float32"},
+        "model": {"n_head": 1, "d_model": 16, "n_layer": 1, "context_length": 16, "autocast_precision": "float32"},
         "tokenizer": {"vocab_size": 128},
         "training": {
             "artifacts_path": str(tmp_path / "artifacts"),

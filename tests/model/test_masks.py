@@ -83,5 +83,6 @@ def test_masks_say_whether_they_read_document_ids(name: str) -> None:
 
 def test_unknown_mask_lists_what_there_is() -> None:
     model = dataclasses.replace(ModelConfig(), mask="casual")
-    with pytest.raises(ConfigError, match=r"model\.mask: got 'casual', valid: causal, causal_document; did you mean"):
+    names = ", ".join(sorted(registered("mask")))
+    with pytest.raises(ConfigError, match=rf"model\.mask: got 'casual', valid: {names}; did you mean"):
         build_mask(model, "sdpa", torch.zeros(1, 4))

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tmrc.config.errors import ConfigError
+from tmrc.config.errors import ConfigError, nearest
 
 
 def packaged_folder() -> Path:
@@ -26,7 +26,7 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -41,6 +41,12 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
             with initialize_config_dir(str(folder), version_base=version_base):
                 composed = hydra_compose(file.stem, overrides=[search, *overrides])
         plain = OmegaConf.to_container(composed, resolve=False)
+    except MissingConfigException as error:
+        missing = (error.missing_cfg_file or "").removesuffix(".yaml")
+        names = [path.stem for path in (*sorted(folder.glob("*.yaml")), *sorted(packaged_folder().glob("*.yaml")))]
+        packaged = ", ".join(path.stem for path in sorted(packaged_folder().glob("*.yaml")))
+        hint = nearest(missing, names)
+        raise ConfigError(f"{file}: defaults: no {missing!r} beside it{hint}; packaged: {packaged}") from None
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigError(f"{file}: defaults: {error}") from None
     assert isinstance(plain, dict)

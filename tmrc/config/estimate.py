@@ -9,6 +9,9 @@ from __future__ import annotations
 from tmrc.config.schema import Config
 
 FLOAT32, HALF = 4, 2  # bytes of a number
+AUTO_TOKENS_CPU = 8_192  # of one forward pass; more only costs memory
+AUTO_TOKENS_GPU = 32_768
+AUTO_MEMORY_SHARE = 0.7  # of the smallest GPU; the estimate is rough
 
 
 def parameters(config: Config, embedding: bool = True) -> int | None:
@@ -56,6 +59,22 @@ def training_memory_bytes(config: Config, micro_batch: int) -> int | None:
     copy = HALF * N if config.model.autocast_precision != "float32" else 0
     activations = micro_batch * config.model.context_length * _activation_bytes_per_token(config)
     return N * (2 * FLOAT32 + _moments(config)) + copy + activations
+
+
+def auto_micro_batch_size(config: Config, share: int, *, on_gpu: bool, gpu_bytes: int | None = None) -> int:
+    """What `training.micro_batch_size: auto` means for a process that has `share` sequences of each global batch.
+
+    The largest divisor of the share with no more tokens a forward pass than keep the device busy, and, where the
+    GPU's memory is known, with an estimate that fits it.
+    """
+    most_tokens = AUTO_TOKENS_GPU if on_gpu else AUTO_TOKENS_CPU
+
+    def is_modest(size: int) -> bool:
+        memory = training_memory_bytes(config, size) if gpu_bytes else None
+        fits = memory is None or gpu_bytes is None or memory <= AUTO_MEMORY_SHARE * gpu_bytes
+        return fits and size * config.model.context_length <= most_tokens
+
+    return max((size for size in range(1, share + 1) if share % size == 0 and is_modest(size)), default=1)
 
 
 def _moments(config: Config) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from tmrc.config.errors import ConfigError, shown
 
 _RESOLVER = re.compile(r"\$\{\s*([^}{:$]*?)\s*:")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,[^{}$]*)?\}")
+_DEFAULTS = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w+)\s*(,?)")
 _SECRET = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
@@ -47,6 +49,12 @@ def _check(dotted: str, text: str, where: Where) -> None:
             raise ConfigError(
                 f"{where(dotted)}: {dotted}: {shown(name)} looks like a secret and would be saved with the run; "
                 "programs read it from the environment themselves"
+            )
+    for name, default in _DEFAULTS.findall(text):
+        if not default and name not in os.environ:
+            raise ConfigError(
+                f"{where(dotted)}: {dotted}: the environment variable {name} is not set "
+                f"(${{oc.env:{name},x}} would then be x)"
             )
 
 

@@ -6,6 +6,7 @@ The shards are the same bytes whatever the number of processes, and memory does 
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from tmrc.data.tokenizer import check_vocabulary, find_eos, load_tokenizer, trai
 from tmrc.data.write import SHARD_TOKENS, TokenWriter, dtype_for, write_metadata
 
 _BATCH_CHARACTERS = 1 << 20
+_SHUFFLE_SEED = 0
 _BYTES_A_WORKER = 4 << 20  # less is not worth starting a process for
 _TRAINING_BYTES = 1 << 28  # a larger corpus trains the tokenizer on every second, third, ... document
 
@@ -35,6 +37,7 @@ class Settings:
     train_vocabulary: int | None = None
     globs: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    shuffle_files: bool = False  # in an order that depends on their number alone; else by name
     text_field: str = "text"
     name: str | None = None  # of the data set and its shards; None is the output directory's name
     shard_tokens: int = SHARD_TOKENS
@@ -103,8 +106,11 @@ def prepare(sources: Sequence[Path], out: Path, settings: Settings) -> Summary:
     """
     begin = time.monotonic()
     settings.check()
-    name = _checked_name(settings.name or out.resolve().name)
-    corpus = Corpus(list_sources(sources, settings.globs, settings.exclude), settings.text_field)
+    name = _checked_name(settings.name or _plain(out.resolve().name))
+    files = list_sources(sources, settings.globs, settings.exclude)
+    if settings.shuffle_files:
+        random.Random(_SHUFFLE_SEED).shuffle(files)
+    corpus = Corpus(files, settings.text_field)
     with _new_directory(out, name):
         tokenizer, known_as = _tokenizer(corpus, out, settings)
         eos_name, eos_token = find_eos(tokenizer, settings.eos)
@@ -193,6 +199,11 @@ def _batches(pieces: Iterator[Piece]) -> Iterator[Batch]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _plain(directory: str) -> str:
+    """A data set's name made from its directory's: `data one` becomes `data-one`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", directory).strip("-._") or "data"
 
 
 def _checked_name(name: str) -> str:

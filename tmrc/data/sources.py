@@ -235,5 +235,5 @@ def _parquet() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise DataError("reading .parquet needs pyarrow: pip install 'tmrc[parquet]'") from error
+        raise DataError("reading .parquet needs pyarrow: pip install pyarrow") from error
     return pyarrow, pyarrow.parquet

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,8 @@ def open_run(path: Path, device: str = "auto", tokenizer_file: Path | None = Non
             f"{path}: no checkpoint yet; training.save_every is {config.training.save_every:g} seconds"
         )
     tokenizer = load_tokenizer(config.datasets.path or str(config.datasets.name), tokenizer_file)
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of dropout, which there is none of here
         model = build_model(config)
     model.to_empty(device="cpu")
     load_model(checkpoint, model)

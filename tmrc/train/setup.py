@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tmrc.config.errors import ConfigError
-from tmrc.config.estimate import training_memory_bytes
+from tmrc.config.estimate import auto_micro_batch_size
 from tmrc.config.schema import Config
 from tmrc.data.batches import BatchReader
 from tmrc.data.dataset import TokenDataset
@@ -26,10 +26,6 @@ from tmrc.train.feed import Share, share_of
 from tmrc.train.optim import build_optimizer
 from tmrc.train.oracle import Oracle, OracleProbe
 from tmrc.train.step import LossModule, Stepper
-
-AUTO_TOKENS_CPU = 8_192  # of one forward pass; more only costs memory
-AUTO_TOKENS_GPU = 32_768
-AUTO_MEMORY_SHARE = 0.7  # of the smallest GPU; the estimate is rough
 
 
 @dataclass(frozen=True)
@@ -115,18 +111,8 @@ def choose_micro_batch_size(config: Config, world: World, of_checkpoint: int | N
         return wanted
     if of_checkpoint is not None and share % of_checkpoint == 0:
         return of_checkpoint
-    divisors = [size for size in range(1, share + 1) if share % size == 0]
-    return max((size for size in divisors if _is_modest(config, world, size)), default=1)
-
-
-def _is_modest(config: Config, world: World, size: int) -> bool:
-    """Whether a forward pass of `size` sequences is no larger than it need be, and fits, as far as can be told."""
-    tokens = size * config.model.context_length
-    if world.device.type != "cuda":
-        return tokens <= AUTO_TOKENS_CPU
-    estimate = training_memory_bytes(config, size)
-    fits = estimate is None or estimate <= AUTO_MEMORY_SHARE * world.device_bytes
-    return tokens <= AUTO_TOKENS_GPU and fits
+    gpu_bytes = world.device_bytes if world.device.type == "cuda" else None
+    return auto_micro_batch_size(config, share, on_gpu=world.device.type == "cuda", gpu_bytes=gpu_bytes)
 
 
 def warm_up_batch(parts: Parts) -> Batch:
