@@ -51,7 +51,7 @@ def test_dry_run_prints_script_and_plan_and_touches_nothing(tmp_path: Path) -> N
         assert line in done.out.splitlines()
     assert "#SBATCH --job-name=my.job-" in done.out and "--gpus-per-node" not in done.out
     assert "srun --unbuffered" in done.out and "--cpus-per-task=8" in done.out.splitlines()[-1]
-    assert "20 (0.312 epochs of 64)" in done.out
+    assert "20 (ends by training.train_steps; an epoch has 64)" in done.out
 
 
 def test_the_script_is_the_one_that_is_submitted(tmp_path: Path) -> None:
