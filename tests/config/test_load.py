@@ -131,6 +131,8 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("datasets.path=${oc.env:${tokenizer.name}}", ["datasets.path", "oc.env"]),
         ("datasets.path=${nothing.here}", ["datasets.path", "nothing"]),
         ("datasets.path=", ["datasets.path", "a path"]),
+        ("datasets.path=~nobody-of-that-name/x", ["datasets.path"]),
+        ("model.d_model=100000000003", ["model.n_head", "divisor"]),
     ],
 )
 def test_a_wrong_value_is_one_line_with_key_and_remedy(override: str, parts: list[str]) -> None:
@@ -153,6 +155,12 @@ def test_a_wrong_value_is_one_line_with_key_and_remedy(override: str, parts: lis
         ("datasets: {path: " + "x" * 20_000 + "}\n", ["20,000 characters"]),
         ("#" * 1_000_001, ["bytes"]),
         ("\0", ["not valid YAML"]),
+        ("launch: {setup: &a [*a]}\n", ["line 1", "aliases"]),
+        ("model: {n_layer: !!int ''}\n", ["not valid YAML"]),
+        ("wandb_log: {name: env, group: '${oc.${wandb_log.name}:HOME}'}\n", ["within another"]),
+        ("defaults: ['${oc.env:MY_SECRET}', _self_]\n", ["MY_SECRET", "secret"]),
+        ("defaults: 5\n", ["defaults"]),
+        ("defaults: [cfg]\n", ["defaults"]),
     ],
 )
 def test_a_broken_file_is_one_line_naming_the_file(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -158,6 +158,19 @@ def test_pruning_keeps_the_newest_and_clears_what_dead_writers_left(run: RunDir)
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["step_00000003", "step_00000010"]
 
 
+def test_a_seal_over_the_wrong_contents_does_not_count(run: RunDir) -> None:
+    good = save(run, 1)
+    save(run, 2).rename(run.checkpoints / "step_00000009")  # whole, but of another step
+    short = save(run, 10)
+    (short / "model.safetensors").unlink()
+    (short / "manifest.json").unlink()
+    durable.seal(short)
+    found, damaged = find_checkpoint(run)
+    assert found == Checkpoint(good, 1)
+    assert "does not list model.safetensors" in damaged[0]
+    assert "of step 2" in damaged[1]
+
+
 def test_another_models_checkpoint_is_refused(run: RunDir) -> None:
     save(run)
     checkpoint = newest_checkpoint(run)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.train.conftest import NewTrial, Trial, finish, spawn
 from tmrc.config.load import load_config, write_config
+from tmrc.train import durable
 
 LONG = ["training.train_steps=400", "training.log_interval=7", "training.val_interval=50", "model.dropout_p=0.2"]
 Train = Callable[..., Trial]
@@ -123,6 +124,44 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     assert "step_00000006: model.safetensors" in capfd.readouterr().err
     assert cut.exact_rows == whole.exact_rows
     assert cut.tensor_files() == whole.tensor_files()
+
+
+def test_damaged_checkpoints_never_push_out_good_ones(train: Train) -> None:
+    trial = train("training.save_every=0.000001", "training.keep_checkpoints=3")
+    for step in (5, 6):
+        (trial.run.checkpoints / f"step_{step:08d}" / "model.safetensors").write_bytes(b"")
+    write_config(load_config(trial.run.config, ["training.keep_checkpoints=2"]), trial.run.config)
+    train(again=trial)
+    assert trial.saved_steps() == [5, 6]
+    assert sorted(path.name for path in trial.run.checkpoints.glob("damaged_*")) == [
+        "damaged_step_00000005",
+        "damaged_step_00000006",
+    ]
+    for path in trial.run.checkpoints.glob("step_*"):
+        assert durable.problem(path) is None
+
+
+def test_a_validation_is_logged_once_though_it_is_run_again(new_trial: NewTrial, train: Train) -> None:
+    """Killed after the first validation and before any checkpoint, a run validates again when it starts again."""
+    whole, cut = train(), new_trial()
+    with cut.run.metrics.open("w") as file:
+        file.write('{"step": 0, "val_loss": 1.0, "time": 0}\n{"a": 1}\n[]\n{"step": "x"}\n{"step": 1, "loss": 9.9}\n')
+    train(again=cut)
+    assert cut.exact_rows == whole.exact_rows
+
+
+def test_ranks_end_with_their_torchrun(new_trial: NewTrial) -> None:
+    trial = new_trial(*LONG, "training.train_steps=100000")
+    process = spawn(trial, 2)
+    wait_for_step(trial, 7)
+    ranks = [pid_of(trial, 1, rank) for rank in (0, 1)]
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
+        assert time.monotonic() < deadline, "a rank trains on alone"
+        time.sleep(0.1)
+    assert trial.saved_steps()  # they were asked, not killed
 
 
 def test_all_checkpoints_damaged_is_refused(train: Train, capfd: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,15 @@ def _convert(expected: Any, rule: Rule, value: Any, where: Where, dotted: str) -
     if rule.path and isinstance(result, str):
         if not result:
             raise _refusal(where, dotted, value, "a path")
-        return os.path.abspath(Path(result).expanduser())  # noqa: PTH100 - lexical: links stay as the user wrote them
+        return _absolute(result, where, dotted)
     return result
+
+
+def _absolute(path: str, where: Where, dotted: str) -> str:
+    try:
+        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - lexical: links stay as the user wrote them
+    except (RuntimeError, OSError) as error:  # no such user's home; the working directory is gone
+        raise ConfigError(f"{where(dotted)}: {dotted}: got {shown(path)}: {error}") from None
 
 
 def _match(expected: Any, value: Any) -> tuple[bool, Any]:

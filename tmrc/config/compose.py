@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tmrc.config.errors import ConfigError, nearest
 
 
@@ -26,9 +24,8 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
-    from hydra.errors import HydraException, MissingConfigException
+    from hydra.errors import MissingConfigException
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     folder = file.resolve().parent
     section = values.get("HydraConf")
@@ -47,7 +44,7 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
         packaged = ", ".join(path.stem for path in sorted(packaged_folder().glob("*.yaml")))
         hint = nearest(missing, names)
         raise ConfigError(f"{file}: defaults: no {missing!r} beside it{hint}; packaged: {packaged}") from None
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
-        raise ConfigError(f"{file}: defaults: {error}") from None
+    except Exception as error:  # Hydra fails in many ways on a list that is none, or that names itself
+        raise ConfigError(f"{file}: defaults: {' '.join(str(error).split())[:300]}") from None
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}

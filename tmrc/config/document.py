@@ -23,6 +23,7 @@ can be named without their path: `tmrc-submit --local quickstart`.
 - **`${training.batch_size}`** is the value of another key, and `${oc.env:SCRATCH}` or `${oc.env:SCRATCH,/tmp}` an environment variable.
   Names that look like secrets (KEY, TOKEN, SECRET, PASSWORD, CREDENTIAL) are refused, since a run keeps its configuration.
 - Relative paths are relative to the directory that the command is typed in; `~` is the home directory.
+- YAML's anchors and merge keys are refused; `defaults:` and `${...}` do their work.
 - Unknown keys, keys given twice, wrong types, values out of range and contradictions are one line with the file, the key, what was given and
   what is valid, and exit code 2. Nothing in a file can run code.
 

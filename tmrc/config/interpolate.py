@@ -12,6 +12,7 @@ from tmrc.config.errors import ConfigError, shown
 
 _RESOLVER = re.compile(r"\$\{\s*([^}{:$]*?)\s*:")
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*([A-Za-z_][A-Za-z0-9_]*)\s*(?:,[^{}$]*)?\}")
+_NESTED = re.compile(r"\$\{[^}]*\$\{")
 _DEFAULTS = re.compile(r"\$\{\s*oc\.env\s*:\s*(\w+)\s*(,?)")
 _SECRET = re.compile(r"KEY|TOKEN(?!IZ)|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
@@ -23,8 +24,7 @@ def has_interpolation(values: Any) -> bool:
 
 def resolve(values: dict[str, Any], where: Where) -> dict[str, Any]:
     """`values` with every `${...}` replaced. Raises ConfigError for unknown keys, secrets and other resolvers."""
-    for dotted, text in _texts(values):
-        _check(dotted, text, where)
+    check_interpolations(values, where)
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -37,8 +37,16 @@ def resolve(values: dict[str, Any], where: Where) -> dict[str, Any]:
     return {str(name): value for name, value in resolved.items()}
 
 
+def check_interpolations(values: dict[str, Any], where: Where) -> None:
+    """Raise ConfigError for the first `${...}` that may not be resolved."""
+    for dotted, text in _texts(values):
+        _check(dotted, text, where)
+
+
 def _check(dotted: str, text: str, where: Where) -> None:
     """Only `${key}` and `${oc.env:NAME}` with a literal name pass, so that what is read can be judged here."""
+    if _NESTED.search(text):
+        raise ConfigError(f"{where(dotted)}: {dotted}: got {shown(text)}, valid: no ${{...}} within another")
     names = _ENVIRONMENT.findall(text)
     if len(_RESOLVER.findall(text)) != len(names):
         raise ConfigError(

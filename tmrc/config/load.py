@@ -15,7 +15,7 @@ from typing import Any
 from tmrc.config.build import build
 from tmrc.config.compose import compose, packaged_folder
 from tmrc.config.errors import ConfigError, nearest, shown
-from tmrc.config.interpolate import has_interpolation, resolve
+from tmrc.config.interpolate import check_interpolations, has_interpolation, resolve
 from tmrc.config.schema import Config
 from tmrc.config.validate import check
 from tmrc.config.yaml_file import dump_yaml, parse_yaml, read_yaml_mapping
@@ -32,6 +32,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     values = read_yaml_mapping(file)
     parsed = [_parse_override(text) for text in overrides]
     if "defaults" in values:
+        check_interpolations({"defaults": values["defaults"]}, lambda _: str(file))
         groups = [text for text, (dotted, _, _) in zip(overrides, parsed, strict=True) if "." not in dotted]
         values = compose(file, values, groups)
         parsed = [override for override in parsed if "." in override[0]]
@@ -70,7 +71,7 @@ def packaged_configs() -> dict[str, Path]:
 def find_config(source: str | Path) -> Path:
     """The file meant by a path or by the name of a packaged configuration. Raises ConfigError when there is none."""
     file = Path(source)
-    if "\0" in str(source) or len(str(source)) > 4096:
+    if "\0" in str(source) or max(map(len, (str(source), *file.parts))) > 255 * 16 or len(file.name.encode()) > 255:
         raise ConfigError(f"{shown(str(source))}: not a path")
     if file.is_file():
         return file

@@ -22,8 +22,8 @@ def check(config: Config, where: Where) -> None:
 def _model(config: Config) -> Iterator[tuple[str, str]]:
     model = config.model
     if model.d_model % model.n_head:
-        divisors = [n for n in range(1, model.d_model + 1) if model.d_model % n == 0]
-        close = sorted(divisors, key=lambda n: abs(n - model.n_head))[:3]
+        nearby = sorted(range(1, min(model.d_model, 1024) + 1), key=lambda n: abs(n - model.n_head))
+        close = [n for n in nearby if model.d_model % n == 0][:3]
         yield (
             "model.n_head",
             f"got {model.n_head}, valid: a divisor of d_model {model.d_model}, such as {sorted(close)}",

@@ -23,13 +23,19 @@ _FLOAT = re.compile(
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's numbers; refuses a key that stands twice and any tag that would build an object."""
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "aliases are not used here; ${key} repeats a value", mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             name = self.construct_object(key_node, deep=True)
             if not isinstance(name, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-            if name in seen and name != "<<":
+            if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {name!r} stands twice", key_node.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
@@ -66,7 +72,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark
         line = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{where}:{line} {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # tags such as `!!bool foo` fail within the library in many ways
         raise ConfigError(f"{where}: not valid YAML: {shown(str(error))}") from None
     _refuse_long(value, where)
     return value

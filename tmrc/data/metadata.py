@@ -204,7 +204,7 @@ def _parse_yaml(text: str) -> Any:
 
     try:
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except Exception as error:  # tags such as `!!bool foo` fail within the library in many ways
         raise ValueError(str(error)) from error
 
 

@@ -6,6 +6,7 @@ Tensors are safetensors and the rest is JSON, so that nothing in a checkpoint ca
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -25,7 +26,8 @@ from tmrc.config.errors import CheckpointError
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
 
-_STEP_NAME = re.compile(r"^step_(\d{8,})$")
+_STEP_NAME = re.compile(r"^step_(\d{8,15})$")
+FILES = ("model.safetensors", "optimizer.safetensors", "trainer.json")
 Tensors = dict[str, Tensor]
 
 
@@ -64,11 +66,31 @@ def find_checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint, and one line for each newer one that is damaged."""
     damaged: list[str] = []
     for step, path in checkpoint_steps(run).items():
-        problem = durable.problem(path)
+        problem = durable.problem(path, FILES) or _wrong_step(path, step)
         if problem is None:
             return Checkpoint(path, step), damaged
         damaged.append(f"{path}: {problem}")
     return None, damaged
+
+
+def _wrong_step(path: Path, step: int) -> str | None:
+    try:
+        state = load_state(Checkpoint(path, step))
+    except CheckpointError as error:
+        return str(error)
+    return None if state.step == step else f"its trainer state is of step {state.step}"
+
+
+def set_aside(run: RunDir, after: int) -> None:
+    """Rename the checkpoints after step `after`, which are damaged, so that they neither count nor are deleted."""
+    for step, path in checkpoint_steps(run).items():
+        if step > after:
+            path.rename(_free_name(run, f"damaged_{path.name}"))
+
+
+def _free_name(run: RunDir, name: str) -> Path:
+    numbered = (run.checkpoints / f"{name}_{number}" for number in itertools.count(1))
+    return next(path for path in (run.checkpoints / name, *itertools.islice(numbered, 1000)) if not path.exists())
 
 
 def newest_checkpoint(run: RunDir) -> Checkpoint | None:
@@ -91,9 +113,9 @@ def save_checkpoint(run: RunDir, model: nn.Module, optimizer: torch.optim.Optimi
     run.checkpoints.mkdir(exist_ok=True)
     final = run.checkpoints / f"step_{state.step:08d}"
     if final.exists():
-        if durable.problem(final) is None:
+        if durable.problem(final, FILES) is None:
             return final
-        final.rename(run.checkpoints / f"damaged_{final.name}_{os.getpid()}")
+        final.rename(_free_name(run, f"damaged_{final.name}"))
     temporary = run.checkpoints / f".writing_{final.name}_{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -125,8 +147,9 @@ def load_state(checkpoint: Checkpoint) -> TrainerState:
         state = TrainerState(**values)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: not a trainer state: {error}") from None
-    if state.step != checkpoint.step:
-        raise CheckpointError(f"{file}: says step {state.step}, but the directory is of step {checkpoint.step}")
+    kinds = {field.name: field.type for field in dataclasses.fields(TrainerState)}
+    if any(not isinstance(getattr(state, name), int) for name, kind in kinds.items() if kind in ("int", "bool")):
+        raise CheckpointError(f"{file}: not a trainer state: a number is missing")
     return state
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,11 @@ def commit(temporary: Path, final: Path) -> None:
     sync(final.parent)
 
 
-def problem(directory: Path) -> str | None:
-    """What is wrong with the sealed `directory`, or None when every byte is as it was written."""
+def problem(directory: Path, required: Sequence[str] = ()) -> str | None:
+    """What is wrong with the sealed `directory`, or None when every byte is as it was written.
+
+    `required` are files that the manifest must list.
+    """
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         files = manifest["files"]
@@ -86,6 +90,9 @@ def problem(directory: Path) -> str | None:
         return f"{MANIFEST} is damaged"
     if not expected:
         return f"{MANIFEST} lists no file"
+    for name in required:
+        if name not in expected:
+            return f"{MANIFEST} does not list {name}"
     for name, (size, digest) in expected.items():
         path = directory / name
         if Path(name).name != name or not path.is_file():

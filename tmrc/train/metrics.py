@@ -44,9 +44,19 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def rewind(run: RunDir, step: int) -> None:
-    """Drop the rows after `step`, which will be computed again, and a line that a kill cut off."""
-    rows = [row for row in read_jsonl(run.metrics) if row["step"] <= step]
+def rewind(run: RunDir, step: int, validation_due: bool) -> None:
+    """Drop the rows that will be computed again, and lines that are no rows.
+
+    These are the rows after `step` and, when its validation is still to be run, that validation's row.
+    """
+
+    def stays(row: dict[str, Any]) -> bool:
+        logged = row.get("step")
+        if not isinstance(logged, int) or logged > step:
+            return False
+        return not (validation_due and logged == step and "val_loss" in row)
+
+    rows = [row for row in read_jsonl(run.metrics) if stays(row)]
     durable.replace_file(run.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 

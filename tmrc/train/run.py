@@ -31,6 +31,7 @@ from tmrc.train.checkpoint import (
     model_tensors,
     newest_checkpoint,
     optimizer_tensors,
+    set_aside,
 )
 from tmrc.train.distributed import World, broadcast_tensors, from_leader, join_world
 from tmrc.train.loop import Loop, Progress
@@ -117,7 +118,8 @@ def _train(session: Session) -> Outcome:
             _restore(checkpoint, state, parts)
             progress = Progress(state.step, state.validation_due, state.step, time.monotonic())
         if world.leads:
-            rewind(session.run, progress.step)
+            rewind(session.run, progress.step, progress.validation_due)
+            set_aside(session.run, progress.step)
             _say_started(session, parts, state)
         session.loop = Loop(session.run, session.attempt, parts, session.request, progress)
         tracker = Tracker(session.run, config.wandb_log) if world.leads else None

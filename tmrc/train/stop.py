@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 from dataclasses import dataclass
 from types import FrameType
 
@@ -11,6 +14,7 @@ import torch.distributed as dist
 
 from tmrc.train.distributed import World
 
+_PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
@@ -28,6 +32,16 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
+
+
+def stop_with_parent() -> None:
+    """Ask for SIGTERM when torchrun dies, even by SIGKILL: a rank must not train on alone. Linux only."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent or parent == 1:  # it died before the request
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @dataclass(frozen=True)
