@@ -34,9 +34,9 @@ from tmrc.config.rundir import (
 
 TRAINER = "tmrc.train"
 LINGER = 3.0  # seconds for what reports to others (wandb) to send the last rows after an orderly end
-# What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, rendezvous)
+# What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, torchrun's options)
 FOREIGN = re.compile(
-    r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC)_|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
+    r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC|PET)_|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
 )
 
 

@@ -174,15 +174,16 @@ def _signals_ignored() -> Iterator[None]:
 
 @contextmanager
 def _signals_counted(requests: _Requests) -> Iterator[None]:
-    """INT, TERM and HUP are requests to stop."""
+    """INT, TERM and HUP are requests to stop, but for those that whoever started us has us ignore."""
 
     def count(signum: int, frame: FrameType | None) -> None:
         requests.came += 1
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(signum, count) for signum in signals]
+    heeded = [signum for signum in signals if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup ignores HUP
+    before = [signal.signal(signum, count) for signum in heeded]
     try:
         yield
     finally:
-        for signum, handler in zip(signals, before, strict=True):
+        for signum, handler in zip(heeded, before, strict=True):
             signal.signal(signum, handler)

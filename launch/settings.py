@@ -47,7 +47,7 @@ def load_settings(source: str | Path, overrides: Sequence[str], flags: Mapping[s
     Raises ConfigError, one line that names where the value stands, the key, what was given and what is valid.
     """
     section = _launch_section(source, overrides)
-    given = {**section, **flags}
+    given = {**section, **{name: value for name, value in flags.items() if value is not None}}
     given_names = {name for name, value in given.items() if value is not None}
     template: dict[str, Any] = {}
     if isinstance(given.get("template"), str):

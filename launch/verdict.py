@@ -64,6 +64,7 @@ def signal_name(number: int) -> str:
 
 
 def _last_words(log: str) -> str:
-    """The last line that looks like an exception, cut to a readable length."""
+    """The last line that looks like an exception, cut to a readable length; not torchrun's own about its workers."""
     lines = re.findall(r"^(?:\[rank\d+\]: ?)?(\w[\w.]*(?:Error|Exception|Interrupt|Exit)\b.*)$", log, re.MULTILINE)
+    lines = [line for line in lines if not line.startswith(("torch.distributed.elastic", "ChildFailedError"))]
     return f": {lines[-1][:300]}" if lines else ""

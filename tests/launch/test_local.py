@@ -14,7 +14,7 @@ from tests.launch.helpers import Started, call, events, living, steps, tags, wai
 
 def test_a_run_that_finishes(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "RANK": "5", "SECRET_TOKEN": "hunter2"}
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "RANK": "5", "SECRET_TOKEN": "hunter2", "PET_NNODES": "2"}
     done = call("--local", "--json", config, "launch.processes_per_node=2", "launch.name=toy-run", env=slurm)
     assert done.code == 0, done.err
     run = Path(done.json["run_dir"])
@@ -35,7 +35,7 @@ def test_a_run_that_finishes(tmp_path: Path) -> None:
     assert b"hunter2" not in everything
     for rank in (0, 1):
         env = json.loads((run / f"attempts/1/rank_{rank}.env").read_text())
-        assert not [name for name in env if name.startswith(("SLURM_", "SUBMITIT_"))]
+        assert not [name for name in env if name.startswith(("SLURM_", "SUBMITIT_", "PET_"))]
         assert env["RANK"] == str(rank) and env["TMRC_ATTEMPT"] == "1"
         assert env["OMP_NUM_THREADS"] == os.environ.get(
             "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch import processes
+from launch import local, processes
 from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, read_owner, refuse_running, this_process
 from launch.progress import State, amount, duration
 from launch.report import losses, plot_losses, smooth
@@ -23,6 +24,8 @@ from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config, LaunchConfig
 
 TORCHRUN_KILL = "E1122 torch/distributed/elastic: failed (exitcode: -9) local_rank: 1 (pid: 77) of binary: python"
+
+TORCHRUN_ERROR = "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \nChildFailedError: x\n"
 
 
 def test_tail_gives_whole_lines_once_and_starts_again_after_a_rewrite(tmp_path: Path) -> None:
@@ -55,6 +58,7 @@ def test_tail_gives_whole_lines_once_and_starts_again_after_a_rewrite(tmp_path: 
         ([{"exit_code": 75, "step": 4}, None], TORCHRUN_KILL, 1, (1, "rank 1 was killed by SIGKILL")),
         ([None, None], "", -9, (1, "torchrun was killed by SIGKILL")),
         ([None, None], "ImportError: no libcudart\n", 1, (1, "ImportError: no libcudart")),
+        ([None, None], f"MemoryError: too big\n{TORCHRUN_ERROR}", 1, (1, "code 1: MemoryError: too big")),
     ],
 )
 def test_verdict(tmp_path: Path, ranks: list[Any], log: str, torchrun: int, ending: Any) -> None:
@@ -66,6 +70,17 @@ def test_verdict(tmp_path: Path, ranks: list[Any], log: str, torchrun: int, endi
         assert found == ending
     else:
         assert found.exit_code == ending[0] and ending[1] in found.message
+
+
+def test_signals_that_nohup_has_us_ignore_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with local._signals_counted(local._Requests()):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_attempts_are_counted_and_locked(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from launch.settings import ALLOWED, load_settings
 from launch.templates import load_template
-from tests.launch.helpers import write_config
+from tests.launch.helpers import REAL, call, write_config
 from tmrc.config.errors import ConfigError
 
 HOSTILE = ["a\nb", "a'b", 'a"b', "$(id)", "a;b", "a`b", "a\\b", "a\tb", "é", "\x00", "\udcff", "a" * 1_000_000]
@@ -28,6 +28,15 @@ def test_template_then_config_then_flags(tmp_path: Path) -> None:
     # nodes: 1 is the default too, and wins over the template because the file gives it
     assert (launch.partition, launch.account, launch.mem, launch.nodes, launch.qos) == ("t", "c", "3G", 1, "o")
     assert launch.setup == ["module load t"]
+
+
+def test_the_command_lines_unset_options_hide_nothing(tmp_path: Path) -> None:
+    write_template(tmp_path, "partition: fromtemplate\naccount: fromtemplate\n")
+    config = write_config(tmp_path, launch={"template": "site", "partition": "fromconfig"})
+    for options in ([], ["--template", "site"]):
+        script = call("--dry-run", *options, config, module=REAL).out
+        assert "--partition=fromconfig\n" in script and "--account=fromtemplate\n" in script
+    assert "--partition=option\n" in call("--dry-run", "-p", "option", config, module=REAL).out
 
 
 def test_the_flag_chooses_the_template_over_the_file(tmp_path: Path) -> None:
