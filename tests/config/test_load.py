@@ -131,6 +131,8 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("datasets.path=${oc.env:${tokenizer.name}}", ["datasets.path", "oc.env"]),
         ("datasets.path=${nothing.here}", ["datasets.path", "nothing"]),
         ("datasets.path=", ["datasets.path", "a path"]),
+        ("~model.n_haed", ["model.n_haed", "'n_head'"]),
+        ("~modle", ["modle", "'model'"]),
         ("datasets.path=~nobody-of-that-name/x", ["datasets.path"]),
         ("model.d_model=100000000003", ["model.n_head", "divisor"]),
     ],

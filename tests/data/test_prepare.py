@@ -154,6 +154,13 @@ def test_patterns_take_and_leave_out_files_and_directories(tmp_path: Path) -> No
     assert documents(tmp_path / "by_path") == ["# sub/d.py"]
 
 
+def test_a_source_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a directory"):
+        tokenize(tmp_path / "pipe", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_can_be_mixed_the_same_way_each_time(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"{number:02}.txt").write_text(f"text {number:02}")

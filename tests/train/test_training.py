@@ -313,6 +313,23 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(
     assert trial.exact_rows == train().exact_rows
 
 
+def test_a_disk_that_takes_no_more_bookkeeping_leaves_the_exit_code(
+    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tmrc.train import run
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    trial = new_trial()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "append_event", full)
+        train(again=trial, expect=1)
+    said = capfd.readouterr().err
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+
+
 def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
     from tmrc.train.run import main
 

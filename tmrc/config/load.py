@@ -37,6 +37,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = compose(file, values, groups)
         parsed = [override for override in parsed if "." in override[0]]
     for dotted, value, remove in parsed:
+        if remove:
+            build(Config, _nested(dotted), lambda _: "command line")  # refuses a key that there is not
         _apply(values, dotted, value, remove)
     given = [dotted for dotted, _, _ in parsed]
 
@@ -93,6 +95,13 @@ def _parse_override(text: str) -> tuple[str, Any, bool]:
     if match[3]:
         return match[3], None, True
     return match[1], parse_yaml(match[2], f"command line: {match[1]}") if match[2] else "", False
+
+
+def _nested(dotted: str) -> dict[str, Any]:
+    """`{"model": {"n_head": <its default>}}` for "model.n_head", a whole section for "model"."""
+    section, _, key = dotted.partition(".")
+    default = getattr(Config(), section, None)
+    return {section: {key: getattr(default, key, None)} if key else None}
 
 
 def _apply(values: dict[str, Any], dotted: str, value: Any, remove: bool) -> None:

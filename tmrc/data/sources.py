@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -59,12 +60,17 @@ def list_sources(sources: Sequence[Path], globs: Sequence[str] = (), exclude: Se
     """
     files: dict[Path, Path] = {}
     for source in sources:
-        if source.is_dir():
+        try:
+            mode = source.stat().st_mode
+        except (OSError, ValueError) as error:
+            why = (getattr(error, "strerror", None) or str(error)).lower()
+            raise DataError(f"{str(source)[:300]}: {why}") from None
+        if stat.S_ISDIR(mode):
             found = list(_walk(source, globs, exclude))
-        elif source.exists():
+        elif stat.S_ISREG(mode):
             found = [source]
         else:
-            raise DataError(f"{source}: no such file or directory")
+            raise DataError(f"{source}: neither a file nor a directory")
         for file in found:
             files.setdefault(file.resolve(), file)
     if not files:

@@ -124,7 +124,8 @@ def load_tokenizer(data: str, file: Path | None = None) -> Tokenizer:
 
 def encode(run: TrainedRun, prompt: str) -> list[int]:
     """The prompt's tokens. Raises UserError when the model has no row for one of them."""
-    tokens: list[int] = run.tokenizer.encode(prompt, add_special_tokens=False).ids
+    text = prompt.encode("utf8", "surrogateescape").decode("utf8", "replace")  # an argument may hold any bytes
+    tokens: list[int] = run.tokenizer.encode(text, add_special_tokens=False).ids
     vocab_size = run.config.tokenizer.vocab_size
     if tokens and max(tokens) >= vocab_size:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import traceback
@@ -48,6 +49,12 @@ def failed(error: BaseException, step: int) -> Outcome:
     if isinstance(error, RunFailure):
         return Outcome(EXIT_CRASHED, "failed", step, str(error))
     return Outcome(EXIT_CRASHED, "failed", step, " ".join(traceback.format_exception_only(error)[-1].split()))
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether the error is a full, read-only or failing disk rather than a bug."""
+    kinds = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE}
+    return isinstance(error, OSError) and error.errno in kinds
 
 
 def attempt_number(run: RunDir) -> int:

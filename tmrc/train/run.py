@@ -72,16 +72,24 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         outcome = outcomes.failed(error, session.step)
         _explain(error, outcome, session)
-    outcomes.record(run, session.attempt, session.rank, outcome)
-    if session.rank == 0:
-        fields = {"attempt": session.attempt, "step": outcome.step}
-        if outcome.status == "failed":
-            append_event(run, "failed", **fields, exit_code=outcome.exit_code, cause=outcome.message)
-        elif outcome.status == "finished":
-            append_event(run, "finished", **fields)
+    try:
+        _record(session, outcome)
+    except OSError as error:  # a full disk: the exit code still says how it ended
+        print(f"error: rank {session.rank}: the outcome cannot be recorded: {error}", file=sys.stderr, flush=True)
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     # torchrun would report an orderly stop as a crash; the launcher reads the recorded outcome.
     return EXIT_FINISHED if under_torchrun and outcome.exit_code == EXIT_WANTS_REQUEUE else outcome.exit_code
+
+
+def _record(session: Session, outcome: Outcome) -> None:
+    """Leave the outcome in this rank's file and, from rank 0, in events.jsonl."""
+    outcomes.record(session.run, session.attempt, session.rank, outcome)
+    if session.rank != 0 or outcome.status == "stopped":
+        return
+    fields: dict[str, Any] = {"attempt": session.attempt, "step": outcome.step}
+    if outcome.status == "failed":
+        fields |= {"exit_code": outcome.exit_code, "cause": outcome.message}
+    append_event(session.run, outcome.status, **fields)
 
 
 def _speak_once(rank: int) -> None:
@@ -94,7 +102,7 @@ def _speak_once(rank: int) -> None:
 
 def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
     """One line for what a person can mend, a traceback for what is our bug."""
-    if not isinstance(error, UserError | outcomes.RunFailure):
+    if not (isinstance(error, UserError | outcomes.RunFailure) or outcomes.is_of_the_machine(error)):
         traceback.print_exc()
     print(f"error: rank {session.rank}: {outcome.message}", file=sys.stderr, flush=True)
 
