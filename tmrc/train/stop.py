@@ -40,7 +40,7 @@ def stop_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent or parent == 1:  # it died before the request
+    if os.getppid() != parent:  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
 
 
