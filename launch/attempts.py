@@ -5,6 +5,7 @@ attempts/<n>/rank_<k>.pid     process of rank k, written by it once its signal h
 attempts/<n>/rank_<k>.json    what rank k ended with, written by it
 attempts/<n>/job.json         what the attempt ended with, written by the job last
 attempts/lock                 held (flock) by the job while it runs
+attempts/submit.lock          held (flock) by `tmrc-submit` from its first look at the run to its own end
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.processes import alive, start_time
+from launch.processes import alive, command_line, start_time
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs an attempt."""
+    """The process that runs an attempt; `submitter` is the `tmrc-submit --local` (id, start time) that shows it."""
 
     host: str
     pid: int
     started: int | None
     job_id: str | None = None
+    submitter: tuple[int, int | None] | None = None
 
     def here(self) -> bool:
         """Whether it is a process of this machine, so that it can be looked at."""
@@ -57,7 +59,7 @@ def last_attempt(run: RunDir) -> int:
     """The highest attempt number so far; 0 before the first."""
     folder = run.path / "attempts"
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def begin_attempt(run: RunDir, owner: Owner) -> int:
@@ -73,15 +75,22 @@ def begin_attempt(run: RunDir, owner: Owner) -> int:
         return number
 
 
-def this_process(job_id: str | None) -> Owner:
+def this_process(job_id: str | None, submitter: tuple[int, int | None] | None = None) -> Owner:
     """The calling process as an owner."""
-    return Owner(socket.gethostname(), os.getpid(), start_time(os.getpid()), job_id)
+    return Owner(socket.gethostname(), os.getpid(), start_time(os.getpid()), job_id, submitter)
 
 
 def read_owner(run: RunDir, number: int) -> Owner | None:
-    """Who ran or runs attempt `number`; None until the job has said so."""
-    found = read_json(run.attempt(number) / "owner.json")
-    return Owner(**_known(Owner, found)) if found else None
+    """Who ran or runs attempt `number`; None until the job has said so. Raises UserError for another file's content."""
+    file = run.attempt(number) / "owner.json"
+    found = read_json(file)
+    if not found:
+        return None
+    submitter = found.get("submitter")
+    known = _known(Owner, found) | {"submitter": tuple(submitter) if isinstance(submitter, list) else None}
+    if not (isinstance(known.get("host"), str) and isinstance(known.get("pid"), int) and "started" in known):
+        raise UserError(f"{file}: does not name the host and process of attempt {number}; if that has ended, remove it")
+    return Owner(**known)
 
 
 def read_ending(run: RunDir, number: int) -> Ending | None:
@@ -90,14 +99,17 @@ def read_ending(run: RunDir, number: int) -> Ending | None:
     return Ending(**_known(Ending, found)) if found else None
 
 
-def hold_lock(run: RunDir, patience: float = 0.0) -> int:
+def hold_lock(run: RunDir, patience: float = 0.0, name: str = "lock") -> int:
     """Take the run's lock until this process ends; returns its descriptor.
 
-    Raises UserError when another process has it for longer than `patience` seconds.
+    Raises UserError when another process has it for longer than `patience` seconds, or the file cannot be opened.
     """
-    folder = run.path / "attempts"
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    file = run.path / "attempts" / name
+    try:
+        file.parent.mkdir(exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"{error.filename or file}: {error.strerror or error}") from None
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -107,7 +119,9 @@ def hold_lock(run: RunDir, patience: float = 0.0) -> int:
                 return descriptor  # a filesystem without locks: the owner file has to do
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                raise UserError(f"{run.path}: still running{_by(read_owner(run, last_attempt(run)))}") from None
+                owner = read_owner(run, last_attempt(run))
+                known = owner if owner and (owner.alive() or not owner.here()) else None
+                raise UserError(f"{run.path}: still running{_by(known)}") from None
             time.sleep(0.05)
         else:
             return descriptor
@@ -119,6 +133,8 @@ def refuse_running(run: RunDir) -> None:
     owner = read_owner(run, number) if number else None
     if number:
         os.close(hold_lock(run))
+    for pid in living_ranks(run, number):  # orphans of a job that was killed
+        raise UserError(f"{run.path}: still running (training process {pid} on {socket.gethostname()})")
     if owner is None or read_ending(run, number) is not None:
         return
     if owner.here():
@@ -128,6 +144,22 @@ def refuse_running(run: RunDir) -> None:
     if owner.job_id is None:
         file = run.attempt(number) / "owner.json"
         raise UserError(f"{run.path}: running{_by(owner)} as far as can be seen here; if it is gone, remove {file}")
+
+
+def living_ranks(run: RunDir, number: int) -> list[int]:
+    """Training processes of attempt `number` that still run on this host."""
+    files = run.attempt(number).glob("rank_*.pid")
+    pids = [pid for file in files if (pid := read_pid(file)) is not None and alive(pid, None)]
+    return [pid for pid in pids if any(word in command_line(pid) for word in (run.run_id, "tmrc.train"))]
+
+
+def read_pid(file: Path) -> int | None:
+    """The process id in a rank's .pid file, if it is there and of a process of this machine."""
+    try:
+        host, pid = file.read_text("utf8").split()
+        return int(pid) if host == socket.gethostname() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _known(cls: type, found: dict[str, Any]) -> dict[str, Any]:

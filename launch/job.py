@@ -7,6 +7,7 @@ and kill its workers after TERM. Nothing in here imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -69,14 +70,15 @@ class TrainJob:
             lock = hold_lock(run, patience=2.0)
         except UserError as error:
             _leave(Ending(EXIT_USER_ERROR, "failed", str(error)))
-        number = begin_attempt(run, this_process(os.environ.get("SLURM_JOB_ID")))
+        number = begin_attempt(run, this_process(os.environ.get("SLURM_JOB_ID"), self.submitter))
         try:
             ending = self._attempt(run, number)
         except OSError as error:
             ending = Ending(EXIT_CRASHED, "failed", f"torchrun cannot be started: {error}")
         finally:
             kill_descendants(os.getpid())
-        self._record(run, number, ending)
+        with contextlib.suppress(OSError):  # a full disk must not hide how training ended
+            self._record(run, number, ending)
         os.close(lock)
         _leave(ending)
 

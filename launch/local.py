@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -18,13 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from launch.attempts import Ending, last_attempt, read_ending, read_owner, write_json
+from launch.attempts import Ending, Owner, last_attempt, living_ranks, read_ending, read_owner, write_json
 from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
-from launch.processes import adopt_orphans, alive, kill_descendants, start_time
+from launch.processes import adopt_orphans, kill_descendants, start_time
 from launch.progress import Display, State, display, quiet_when_nobody_reads
 from launch.tail import Tail
-from launch.watch import rank_pid
 from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
 
 POLL = 0.1  # seconds between looks at the run
@@ -55,10 +55,18 @@ class _Requests:
     passed_on: int = 0
 
 
+@dataclass(frozen=True)
+class _Own:
+    """The attempt that our own job has begun."""
+
+    number: int
+    owner: Owner
+
+
 def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> LocalResult:
     """Run one attempt, showing its progress on stderr; returns when nothing of it is left."""
     adopt_orphans()
-    attempt = last_attempt(run) + 1
+    before = last_attempt(run)
     me = (os.getpid(), start_time(os.getpid()))
     job = TrainJob(str(run.path), resources.processes, resources.devices, me, trainer)
     requests = _Requests()
@@ -68,13 +76,16 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
     state = State()
     with _signals_counted(requests), display() as shown:
         submitted = _submit(run, job)
-        append_event(run, "submitted", attempt=attempt, executor="local", job_id=submitted.job_id)
-        while not (submitted.done() and _gone(run, attempt)):
+        with contextlib.suppress(OSError):
+            append_event(run, "submitted", attempt=before + 1, executor="local", job_id=submitted.job_id)
+        own: _Own | None = None
+        while not (submitted.done() and (own is None or not own.owner.alive())):
+            own = own or _find_own(run, before, me)
             _look(state, tails, shown)
-            _pass_on(requests, run, attempt, shown)
+            _pass_on(requests, own, shown)
             time.sleep(POLL)
         _look(state, tails, shown)
-        ending = read_ending(run, attempt) or _without_a_word(run, attempt, resources.processes)
+        ending = _ending(run, own or _find_own(run, before, me), submitted.paths.stdout)
     kill_descendants(os.getpid())
     return LocalResult(ending, state, submitted.job_id, submitted.paths.stdout)
 
@@ -112,12 +123,11 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
         shown.update(state)
 
 
-def _pass_on(requests: _Requests, run: RunDir, attempt: int, shown: Display) -> None:
+def _pass_on(requests: _Requests, own: _Own | None, shown: Display) -> None:
     """Tell the job of requests to stop, once it can be told."""
     if requests.passed_on == requests.came:
         return
-    owner = read_owner(run, attempt)
-    if owner is None:  # not yet at the point where it listens
+    if own is None:  # not yet at the point where it listens
         if requests.came >= 3:
             kill_descendants(os.getpid())
         return
@@ -125,38 +135,52 @@ def _pass_on(requests: _Requests, run: RunDir, attempt: int, shown: Display) -> 
     with quiet_when_nobody_reads():
         shown.say(ASKED[min(requests.passed_on, 3) - 1])
     with contextlib.suppress(ProcessLookupError):
-        os.kill(owner.pid, signal.SIGINT)
+        os.kill(own.owner.pid, signal.SIGINT)
 
 
-def _gone(run: RunDir, attempt: int) -> bool:
-    """Whether the job's own process has ended (Submitit's controller may die before it)."""
-    owner = read_owner(run, attempt)
-    return owner is None or not alive(owner.pid, owner.started)
+def _find_own(run: RunDir, before: int, me: tuple[int, int | None]) -> _Own | None:
+    """The attempt after `before` that our job has begun, if it has: another's job may have been faster."""
+    for number in range(before + 1, last_attempt(run) + 1):
+        owner = read_owner(run, number)
+        unnamed = owner is not None and owner.submitter is None and owner.job_id is None  # a run with older code
+        if owner is not None and owner.here() and (owner.submitter == me or unnamed):
+            return _Own(number, owner)
+    return None
 
 
-def _training(attempt: Path, rank: int) -> bool:
-    pid = rank_pid(attempt, rank)
-    return pid is not None and alive(pid, None)
-
-
-def _without_a_word(run: RunDir, attempt: int, processes: int) -> Ending:
-    """The ending of an attempt whose job was killed: its processes get time to save, then are killed too."""
-    deadline = time.monotonic() + ORPHAN_PATIENCE
-    while time.monotonic() < deadline and any(_training(run.attempt(attempt), rank) for rank in range(processes)):
-        time.sleep(POLL)
-    if read_owner(run, attempt) is None:
-        last = _last_line(run)
+def _ending(run: RunDir, own: _Own | None, log: Path) -> Ending:
+    """How our job ended: what it wrote or, when it could not write, what it printed last."""
+    said = own and read_ending(run, own.number)
+    if said:
+        return said
+    if own is not None:
+        _wait_for_orphans(run, own.number)
+    last = _last_line(log)
+    printed = re.fullmatch(r"tmrc: (finished|stopped|failed) \(exit code (\d+)\)(?:: (.*))?", last)
+    if printed:
+        return Ending(int(printed[2]), printed[1], printed[3] or "")
+    if own is None:
         return Ending(EXIT_CRASHED, "failed", f"the job did not start{': ' if last else ''}{last}")
     ending = Ending(EXIT_CRASHED, "failed", "the job was killed before it could say how training ended")
-    write_json(run.attempt(attempt) / "job.json", vars(ending))
-    append_event(run, "failed", attempt=attempt, exit_code=ending.exit_code, cause=ending.message)
+    with contextlib.suppress(OSError):  # a full disk must not hide how training ended
+        write_json(run.attempt(own.number) / "job.json", vars(ending))
+        append_event(run, "failed", attempt=own.number, exit_code=ending.exit_code, cause=ending.message)
     return ending
 
 
-def _last_line(run: RunDir) -> str:
-    """The last line of the newest log."""
-    logs = sorted(run.submitit.glob("*_log.out"), key=lambda log: log.stat().st_mtime)
-    lines = logs[-1].read_text("utf8", "replace").split("\n") if logs else []
+def _wait_for_orphans(run: RunDir, attempt: int) -> None:
+    """Give the training processes of a killed job time to save."""
+    deadline = time.monotonic() + ORPHAN_PATIENCE
+    while time.monotonic() < deadline and living_ranks(run, attempt):
+        time.sleep(POLL)
+
+
+def _last_line(log: Path) -> str:
+    """The last line of the job's log; empty when there is none."""
+    try:
+        lines = log.read_text("utf8", "replace").split("\n")
+    except OSError:
+        return ""
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 

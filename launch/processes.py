@@ -28,6 +28,14 @@ def alive(pid: int, started: int | None) -> bool:
     return now is not None and started in (None, now)
 
 
+def command_line(pid: int) -> str:
+    """The words that process `pid` was started with; empty when it is gone. It tells an id that is used again."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf8", "replace")
+    except OSError:
+        return ""
+
+
 def descendants(pid: int) -> list[int]:
     """Every process below `pid`, children first."""
     children: dict[int, list[int]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launch.attempts import hold_lock
 from launch.cluster import check_cluster
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.plan import make_plan, show_plan
@@ -68,6 +70,7 @@ def submit(request: Request) -> int:
     run = prepared.run
     if request.resume is None:
         run = create_run(prepared.config, prepared.run.path.name, request.command)
+        hold_lock(run, name="submit.lock")
     else:
         from launch.resume import keep_changes
 
@@ -80,6 +83,8 @@ def _prepare(request: Request) -> _Prepared:
         from launch.resume import changed_config, check_resumable, find_run
 
         run = find_run(request.resume, _artifacts(request))
+        if not request.dry_run:
+            hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
         config = changed_config(run, [*request.overrides, *flag_overrides(request.flags)])
         check_launch(config.launch)
         check_resumable(run, config)
@@ -129,7 +134,8 @@ def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
         if request.resume is None:
             shutil.rmtree(run.path)  # made a moment ago, and nothing has run in it
         raise
-    append_event(run, "submitted", executor="slurm", job_id=job_id, overrides=list(request.overrides))
+    with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails
+        append_event(run, "submitted", executor="slurm", job_id=job_id, overrides=list(request.overrides))
     if request.as_json:
         _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id})
     else:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.attempts import read_json
+from launch.attempts import read_json, read_pid
 from launch.processes import alive, kill_descendants
 
 POLL = 0.1  # seconds between looks at processes
@@ -60,7 +59,7 @@ class Watch:
 
     def _find_ranks(self) -> None:
         for rank in range(self.processes):
-            if rank not in self.pids and (pid := rank_pid(self.attempt, rank)) is not None:
+            if rank not in self.pids and (pid := read_pid(self.attempt / f"rank_{rank}.pid")) is not None:
                 self.pids[rank] = pid
 
     def _deliver(self) -> None:
@@ -85,12 +84,3 @@ class Watch:
             return False
         said = read_json(self.attempt / f"rank_{rank}.json")  # read after looking: it may have ended in between
         return gone if said is None else said.get("status") == "failed"
-
-
-def rank_pid(attempt: Path, rank: int) -> int | None:
-    """The process id that rank `rank` has written, if it has and is a process of this machine."""
-    try:
-        host, pid = (attempt / f"rank_{rank}.pid").read_text().split()
-        return int(pid) if host == socket.gethostname() else None
-    except (OSError, ValueError):
-        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.helpers import Started, call, events, living, steps, tags, wait_for, write_config
+from tests.launch.helpers import Started, call, events, living, processes_of, steps, tags, wait_for, write_config
 
 
 def test_a_run_that_finishes(tmp_path: Path) -> None:
@@ -155,3 +155,38 @@ def test_a_killed_job_is_a_crash_and_leaves_nothing(tmp_path: Path) -> None:
     assert (
         call("--local", "--resume", started.run_dir, f"training.train_steps={steps(started.run_dir)[-1] + 1}").code == 0
     )
+
+
+def test_of_two_resumes_at_once_one_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    done = call("--local", config)
+    assert done.code == 0, done.err
+    run = next(tmp_path.glob("artifacts/*"))
+    both = [Started(config, "--resume", run, f"training.train_steps={30 + n}") for n in (0, 1)]
+    for one in both:  # Started names the configuration first, which --resume takes as the place to look
+        assert one.run_dir == run
+    ends = [one.end() for one in both]
+    assert sorted(end.code for end in ends) == [0, 2], [end.err for end in ends]
+    (lost,) = (end for end in ends if end.code == 2)
+    assert "still running" in lost.err and len(lost.err.splitlines()) == 1
+    assert [row["attempt"] for row in events(run, "submitted")] == [1, 2]
+    assert steps(run)[-1] == 30 + [end.code for end in ends].index(0)
+
+
+def test_a_run_is_not_resumed_while_an_orphan_trains(tmp_path: Path) -> None:
+    started = Started(write_config(tmp_path), tags(step_seconds=0.05, deaf=1), "training.train_steps=1000")
+    started.wait_for_step(2)
+    run = started.run_dir
+    rank = int((run / "attempts/1/rank_0.pid").read_text().split()[1])
+    others = [pid for pid in processes_of(run) if pid != rank]
+    os.kill(started.process.pid, signal.SIGSTOP)  # so that nobody cleans up after the others
+    for signum in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in {started.process.pid, *others}:
+            os.kill(pid, signum)
+    started.end()
+    refused = call("--local", "--resume", run)
+    os.kill(rank, signal.SIGKILL)
+    assert refused.code == 2 and f"still running (training process {rank} on" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    wait_for(lambda: not living(run), "the rank to end")
+    assert call("--local", "--resume", run, f"training.train_steps={steps(run)[-1] + 1}").code == 0

@@ -83,6 +83,28 @@ def test_signals_that_nohup_has_us_ignore_stay_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_an_ending_that_cannot_be_written_is_still_told(tmp_path: Path) -> None:
+    run, log = RunDir(tmp_path), tmp_path / "log"
+    (tmp_path / "attempts/1/job.json").mkdir(parents=True)
+    (tmp_path / "events.jsonl").mkdir()
+    own = local._Own(1, this_process(None))
+    assert "the job was killed" in local._ending(run, own, log).message
+    log.write_text("noise\ntmrc: failed (exit code 2): the disk: is full\n")
+    assert local._ending(run, own, log) == Ending(2, "failed", "the disk: is full")
+    log.write_text("OSError: no room\n")
+    assert local._ending(run, None, log) == Ending(1, "failed", "the job did not start: OSError: no room")
+
+
+def test_a_submitter_knows_its_own_attempt(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    begin_attempt(run, this_process(None, (1, 2)))
+    begin_attempt(run, this_process("7"))
+    begin_attempt(run, this_process(None, (3, 4)))
+    mine = local._find_own(run, 0, (3, 4))
+    assert mine is not None and mine.number == 3
+    assert local._find_own(run, 0, (5, 6)) is None
+
+
 def test_attempts_are_counted_and_locked(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     refuse_running(run)
