@@ -58,7 +58,7 @@ class Ending:
 def last_attempt(run: RunDir) -> int:
     """The highest attempt number so far; 0 before the first."""
     folder = run.path / "attempts"
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 

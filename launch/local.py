@@ -25,6 +25,7 @@ from launch.job import TRAINER, TrainJob
 from launch.processes import adopt_orphans, kill_descendants, start_time
 from launch.progress import Display, State, display, quiet_when_nobody_reads
 from launch.tail import Tail
+from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
 
 POLL = 0.1  # seconds between looks at the run
@@ -103,7 +104,10 @@ def _submit(run: RunDir, job: TrainJob) -> Any:
     path = os.pathsep.join([str(run.code), inherited] if inherited else [str(run.code)])
     # The executor hides all GPUs from a job that asks for none; the job names its devices itself.
     with environment_variables(PYTHONPATH=path, PYTHONSAFEPATH="1"), _signals_ignored():
-        return executor.submit(job)
+        try:
+            return executor.submit(job)
+        except OSError as error:
+            raise UserError(f"{run.path}: the job cannot be started: {error.strerror or error}") from None
 
 
 def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.gpus import Resources
-from tmrc.config.errors import ConfigError, UserError
+from tmrc.config.errors import ConfigError, UserError, shown
 from tmrc.config.estimate import checkpoint_bytes
 from tmrc.config.schema import Config
 from tmrc.config.validate import narrow_heads
@@ -50,6 +50,12 @@ def check_batches(config: Config, resources: Resources) -> None:
             f"training.micro_batch_size: got {micro}, valid: auto or a divisor of {batch // ranks}, the sequences of "
             f"each of {ranks} processes"
         )
+
+
+def check_run_path(path: Path) -> None:
+    """PYTHONPATH, which leads to the run's own code, is split at colons; Submitit and Slurm fill in `%`."""
+    if any(sign in str(path.absolute()) for sign in ":%"):
+        raise ConfigError(f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path without : and %")
 
 
 def check_artifacts(config: Config) -> int:

@@ -45,7 +45,16 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def check_resumable(run: RunDir, config: Config) -> None:
-    """Raise UserError when the run is still going, is finished, or lacks its code."""
+    """Raise UserError when the run is still going, is finished, lacks its code, or holds what cannot be read."""
+    try:
+        _check_resumable(run, config)
+    except OSError as error:
+        raise UserError(f"{error.filename or run.path}: cannot be read: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{run.path}: events.jsonl or attempts/ hold what tmrc does not write: {error}") from None
+
+
+def _check_resumable(run: RunDir, config: Config) -> None:
     if not run.code.is_dir():
         raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
     refuse_running(run)
@@ -71,6 +80,13 @@ def keep_changes(run: RunDir, config: Config) -> None:
     """Write the changed configuration; the one that the last attempt used stays with that attempt."""
     if load_config(run.config) == config:
         return
+    try:
+        _replace_config(run, config)
+    except OSError as error:
+        raise UserError(f"{error.filename or run.path}: cannot be written: {error.strerror or error}") from None
+
+
+def _replace_config(run: RunDir, config: Config) -> None:
     kept = run.attempt(last_attempt(run))
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copy2(run.config, kept / "config.yaml")

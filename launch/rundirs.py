@@ -41,13 +41,22 @@ def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
     try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         run.path.mkdir()  # a run directory is never written into by a second run
-        run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
-        copy_code(run.code)
-        write_config(config, run.config)
-        write_json(run.run_json, provenance(run_id, command))
+        _fill(run, config, command)
     except OSError as error:
         raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {error.strerror or error}") from None
     return run
+
+
+def _fill(run: RunDir, config: Config, command: Sequence[str]) -> None:
+    """Write what an attempt needs into the new directory, or remove it."""
+    try:
+        run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
+        copy_code(run.code)
+        write_config(config, run.config)
+        write_json(run.run_json, provenance(run.path.name, command))
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
 
 
 def copy_code(target: Path) -> None:
@@ -66,12 +75,20 @@ def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:
         "command": list(command),
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
-        "user": getpass.getuser(),
+        "user": _user(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "versions": {library: _version(library) for library in LIBRARIES},
         "git": git_state(PACKAGES[0].parent),
     }
+
+
+def _user() -> str:
+    """Name of the user; the number in a container that has no name for it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError since Python 3.13
+        return str(os.getuid())
 
 
 def _version(library: str) -> str | None:

@@ -17,7 +17,7 @@ from launch.attempts import hold_lock
 from launch.cluster import check_cluster
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.plan import make_plan, show_plan
-from launch.preflight import Facts, check_sbatch, preflight
+from launch.preflight import Facts, check_run_path, check_sbatch, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script
@@ -92,6 +92,7 @@ def _prepare(request: Request) -> _Prepared:
         assert request.source is not None
         config = load_settings(request.source, request.overrides, request.flags)
         run = RunDir(Path(config.training.artifacts_path) / new_run_id(config, request.source))
+    check_run_path(run.path)
     if config.launch.nodes > 1 and not request.local:
         raise ConfigError(f"launch.nodes: got {config.launch.nodes}, valid: 1 (a run uses the GPUs of one node)")
     resources = local_resources(config) if request.local else slurm_resources(config)
