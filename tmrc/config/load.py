@@ -37,7 +37,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = compose(file, values, groups)
         parsed = [override for override in parsed if "." in override[0]]
     for dotted, value, remove in parsed:
-        if remove:
+        if remove and not _stands_in(values, dotted):
             build(Config, _nested(dotted), lambda _: "command line")  # refuses a key that there is not
         _apply(values, dotted, value, remove)
     given = [dotted for dotted, _, _ in parsed]
@@ -95,6 +95,12 @@ def _parse_override(text: str) -> tuple[str, Any, bool]:
     if match[3]:
         return match[3], None, True
     return match[1], parse_yaml(match[2], f"command line: {match[1]}") if match[2] else "", False
+
+
+def _stands_in(values: Any, dotted: str) -> bool:
+    section, _, rest = dotted.partition(".")
+    there = isinstance(values, dict) and section in values
+    return there and (not rest or _stands_in(values[section], rest))
 
 
 def _nested(dotted: str) -> dict[str, Any]:
