@@ -174,6 +174,8 @@ def test_a_broken_file_is_one_line_naming_the_file(tmp_path: Path, text: str, pa
 def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
     assert "quickstart" in refusal("quickstrat")
     assert "not a file" in refusal(tmp_path)
+    for impossible in ("x" * 300, "y" * 100_000, "nul\0"):
+        assert len(refusal(impossible)) < 500
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\xfa")
     assert "UTF-8" in refusal(tmp_path / "bytes.yaml")
 

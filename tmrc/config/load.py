@@ -73,14 +73,16 @@ def packaged_configs() -> dict[str, Path]:
 def find_config(source: str | Path) -> Path:
     """The file meant by a path or by the name of a packaged configuration. Raises ConfigError when there is none."""
     file = Path(source)
-    if "\0" in str(source) or max(map(len, (str(source), *file.parts))) > 255 * 16 or len(file.name.encode()) > 255:
-        raise ConfigError(f"{shown(str(source))}: not a path")
-    if file.is_file():
-        return file
+    try:
+        if file.is_file():
+            return file
+        exists = file.exists()
+    except (OSError, ValueError) as error:  # too long, or a character that no path has
+        raise ConfigError(f"{shown(str(source))}: not a path: {error.args[-1]}") from None
     names = packaged_configs()
     if str(source) in names:
         return names[str(source)]
-    if file.exists():
+    if exists:
         raise ConfigError(f"{file}: is not a file")
     raise ConfigError(
         f"{shown(str(source))}: no such file{nearest(str(source), names)}; packaged configurations: {', '.join(names)}"

@@ -86,8 +86,6 @@ def _schedule(config: Config) -> Iterator[tuple[str, str]]:
     if config.training.warmup_steps > config.training.train_steps:
         valid = f"at most train_steps {config.training.train_steps}"
         yield "training.warmup_steps", f"got {config.training.warmup_steps}, valid: {valid}"
-    if config.datasets.val_split_size == 0 and config.training.val_interval:
-        return  # nothing held out: no validation, which is what 0 asks for
     size = config.datasets.val_split_size
     if size is not None and size > 1 and size != int(size):
         yield "datasets.val_split_size", f"got {size}, valid: a share below 1 or a whole number of sequences"
