@@ -62,6 +62,7 @@ def test_overrides_reach_their_keys_with_their_types() -> None:
             "model.mask=causal",
             "optimizer.betas=[0.8,0.95]",
         ]
+        + ["launch.warning=300", "launch.python=apptainer exec --nv image.sif python", "training.hang_timeout=90"]
         + ["launch.time=1:30:00", "+launch.exclude=node1,node2", "wandb_log.tags=[a, b]", "~training.save_every"],
     )
     assert config.training.batch_size == 8
@@ -70,6 +71,10 @@ def test_overrides_reach_their_keys_with_their_types() -> None:
     assert config.optimizer.betas == (0.8, 0.95)
     assert config.launch.time == "1:30:00"  # not 5,400, as YAML 1.1 would have it
     assert config.launch.exclude == "node1,node2"
+    assert config.launch.warning == 300
+    assert config.launch.python == "apptainer exec --nv image.sif python"
+    assert config.training.hang_timeout == 90
+    assert load_config(SEED).launch.warning == "auto"
     assert config.wandb_log.tags == ["a", "b"]
     assert config.training.save_every == Config().training.save_every
 
@@ -115,6 +120,15 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ("training.micro_batch_size=7", ["training.micro_batch_size", "7", "divisor of training.batch_size 256"]),
         ("training.device=gpu", ["training.device", "'gpu'", "auto, cuda or cpu"]),
         ("training.keep_checkpoints=1", ["training.keep_checkpoints", "1", "at least 2"]),
+        ("training.hang_timeout=-1", ["training.hang_timeout", "-1", "at least 0"]),
+        ("training.hang_timeout=1e9", ["training.hang_timeout", "at most 604800"]),
+        ("launch.warning=0", ["launch.warning", "0", "an integer of at least 1", "65535", "auto"]),
+        ("launch.warning=soon", ["launch.warning", "'soon'", "auto"]),
+        ("launch.warning=70000", ["launch.warning", "70000", "at most 65535"]),
+        ('launch.python="python3\\nrm"', ["launch.python", "control characters"]),
+        ('launch.python="\\e[2Jpython3"', ["launch.python", "control characters"]),
+        ("launch.python=' '", ["launch.python", "words that start Python"]),
+        ("launch.python=[python3]", ["launch.python", "['python3']", "a text or null"]),
         ("model.flash=true", ["model.flash", "model.flex"]),
         ("model.flex=false", ["model.mask", "causal_document", "flex"]),
         ("tokenizer.name=gpt2", ["tokenizer.name", "'gpt2'", "'t5-base'"]),

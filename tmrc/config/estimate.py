@@ -6,12 +6,17 @@ In the formulas: L layers, D width, F = mlp_scale_factor * D, T context length, 
 
 from __future__ import annotations
 
+import math
+
 from tmrc.config.schema import Config
 
 FLOAT32, HALF = 4, 2  # bytes of a number
 AUTO_TOKENS_CPU = 8_192  # of one forward pass; more only costs memory
 AUTO_TOKENS_GPU = 32_768
 AUTO_MEMORY_SHARE = 0.7  # of the smallest GPU; the estimate is rough
+SAVE_BYTES_PER_SECOND = 200e6  # of a busy shared file system; local disks are faster
+SAVE_MARGIN = 30.0  # seconds for the step under way and for what a checkpoint takes whatever its size
+AUTO_WARNING = 120  # seconds
 
 
 def parameters(config: Config, embedding: bool = True) -> int | None:
@@ -44,6 +49,18 @@ def checkpoint_bytes(config: Config) -> int | None:
     """Bytes of one checkpoint: float32 weights and the optimizer's two moments. The JSON beside them is small."""
     N = parameters(config)
     return None if N is None else N * (FLOAT32 + _moments(config))
+
+
+def save_seconds(config: Config) -> float | None:
+    """Seconds from the request to stop to a durable checkpoint, on a slow file system."""
+    size = checkpoint_bytes(config)
+    return None if size is None else size / SAVE_BYTES_PER_SECOND + SAVE_MARGIN
+
+
+def warning_seconds(config: Config) -> int:
+    """What `launch.warning` means: the seconds before the time limit at which the job is asked to save."""
+    wanted = config.launch.warning
+    return max(AUTO_WARNING, math.ceil(save_seconds(config) or 0)) if wanted == "auto" else wanted
 
 
 def training_memory_bytes(config: Config, micro_batch: int) -> int | None:

@@ -119,6 +119,12 @@ class TrainingConfig:
     save_model: bool = key(True, "write checkpoints")
     save_every: float = key(3600.0, "seconds between checkpoints", above=0)
     keep_checkpoints: int = key(2, "how many checkpoints to keep", at_least=2)
+    hang_timeout: float = key(
+        600.0,
+        "seconds without a sign of life from any process after which the attempt is ended; 0 never ends it",
+        at_least=0,
+        at_most=7 * 24 * 3600,
+    )
     artifacts_path: str = key("artifacts", "directory under which each run has its own", path=True)
     use_oracle: bool = key(
         False, "debugging: a perfect predictor in place of the model; stops at the first flaw in the data"
@@ -168,6 +174,18 @@ class LaunchConfig:
     time: str | None = key(None, "time limit as Slurm writes it, such as 2-00:00:00 or 30 (minutes)")
     constraint: str | None = key(None, "node features")
     exclude: str | None = key(None, "nodes to keep off")
+    warning: int | Literal["auto"] = key(
+        "auto",
+        "seconds before the time limit at which the job saves and goes back to the queue; auto is 120, "
+        "or as long as a checkpoint takes where that is more",
+        at_least=1,
+        at_most=65_535,
+    )
+    python: str | None = key(
+        None,
+        "words that start Python on the nodes, such as `apptainer exec --nv image.sif python`; "
+        "null is the Python that submitted",
+    )
     setup: list[str] = key([], "lines of shell run before training starts, such as module loads")
     sbatch: dict[str, str] = key({}, "further sbatch parameters, by their long names")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from tmrc.config.build import Where
-from tmrc.config.errors import ConfigError
+from tmrc.config.errors import ConfigError, shown
 from tmrc.config.schema import Config
 
 FLEX_MIN_HEAD_WIDTH = 16  # of FlexAttention's GPU kernels
@@ -14,7 +14,7 @@ FLEX_MIN_HEAD_WIDTH = 16  # of FlexAttention's GPU kernels
 
 def check(config: Config, where: Where) -> None:
     """Raise ConfigError for the first contradiction in `config`."""
-    for rules in (_model, _batches, _names, _schedule, _hydra):
+    for rules in (_model, _batches, _names, _schedule, _launch, _hydra):
         for dotted, problem in rules(config):
             raise ConfigError(f"{where(dotted)}: {dotted}: {problem}")
 
@@ -89,6 +89,15 @@ def _schedule(config: Config) -> Iterator[tuple[str, str]]:
     size = config.datasets.val_split_size
     if size is not None and size > 1 and size != int(size):
         yield "datasets.val_split_size", f"got {size}, valid: a share below 1 or a whole number of sequences"
+
+
+def _launch(config: Config) -> Iterator[tuple[str, str]]:
+    words = config.launch.python
+    if words is not None and not (words.strip() and words.isprintable()):
+        yield (
+            "launch.python",
+            f"got {shown(words)}, valid: null, or words that start Python, on one line and without control characters",
+        )
 
 
 def _hydra(config: Config) -> Iterator[tuple[str, str]]:
