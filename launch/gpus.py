@@ -8,16 +8,22 @@ import subprocess
 from dataclasses import dataclass
 
 from tmrc.config.errors import ConfigError
+from tmrc.config.estimate import AUTO_WARNING, warning_seconds
 from tmrc.config.schema import Config
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one node gives to the run: GPUs, training processes, and which devices they are (locally)."""
+    """What one node gives to the run: GPUs and training processes.
+
+    `devices` are the values for CUDA_VISIBLE_DEVICES, None where the cluster sets it. `warning` is how many seconds
+    before the time limit the job is asked to save.
+    """
 
     gpus: int
     processes: int
     devices: tuple[str, ...] | None = None
+    warning: int = AUTO_WARNING
 
 
 def visible_devices() -> tuple[str, ...]:
@@ -61,7 +67,8 @@ def slurm_resources(config: Config) -> Resources:
         raise ConfigError(f"launch.gpus_per_node: got {gpus} with training.device: cpu, valid: 0")
     if not gpus and config.training.device == "cuda":
         raise ConfigError("launch.gpus_per_node: got 0 with training.device: cuda, valid: 1 or more")
-    return Resources(gpus, _processes(config, gpus))
+    devices = None if gpus else ()  # where Slurm hides no GPUs, a job that asked for none would see them
+    return Resources(gpus, _processes(config, gpus), devices, warning_seconds(config))
 
 
 def _processes(config: Config, gpus: int) -> int:

@@ -1,39 +1,54 @@
-"""The batch script of a run: what `--dry-run` prints is, letter for letter, what is handed to sbatch."""
+"""The batch script of a run: what `--dry-run` prints is, letter for letter, what is handed to sbatch.
+
+The script only prepares the shell and becomes the supervisor (launch/supervise.py), which starts training by srun.
+"""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 
-from launch.cluster import WARNING_SECONDS
 from launch.gpus import Resources
 from launch.settings import check_launch, check_script_path
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import LaunchConfig
 
+# A caught signal does its default, which is to kill, in the program that bash becomes; an ignored one stays ignored
+# until the program listens. So set-up notes what comes, and the last step ignores it.
+EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # TERM or USR2: came before the supervisor did
+_NOTE = [f"trap 'export {EARLY_SIGNAL}={name}' {name}" for name in ("TERM", "USR2")]
 
-def batch_script(run: RunDir, launch: LaunchConfig, resources: Resources) -> str:
-    """One task on each node, which runs Submitit, which runs the job. Raises ConfigError for a value not allowed."""
+
+def batch_script(
+    run: RunDir, launch: LaunchConfig, resources: Resources, runs_file: Path | None = None, array: str | None = None
+) -> str:
+    """The script of one run or, with `array` ("0-9%2") and `runs_file` (a run directory a line), of many.
+
+    An array's `run` is the directory whose code/ and submitit/ all its tasks share. Nothing but the arguments decides
+    the text, so a job can render its successor's. Raises ConfigError for a value not allowed.
+    """
     check_launch(launch)
     check_script_path("training.artifacts_path", run.path)
     lines = ["#!/bin/bash"]
-    for name, value in directives(run, launch, resources).items():
+    for name, value in directives(run, launch, resources, array).items():
         lines.append(f"#SBATCH --{name}" + (f"={shlex.quote(value)}" if value else ""))
+    lines += ["", "# a signal before the supervisor listens is noted, not died of", *_NOTE]
     if launch.setup:
         lines += ["", "# launch.setup", *launch.setup]
-    code = shlex.quote(str(run.code))
-    command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(run.submitit))}"
+    what = ["--runs", str(runs_file)] if runs_file is not None else [str(run.path)]
     lines += [
         "",
         "# the run's own copy of the code, before anything else that is called tmrc",
-        f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        f"export PYTHONPATH={shlex.quote(str(run.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
         "export SUBMITIT_EXECUTOR=slurm",
-        f"{_srun(run, launch)} {command}",
+        "trap '' TERM USR2",
+        f"exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *what])}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def directives(run: RunDir, launch: LaunchConfig, resources: Resources) -> dict[str, str]:
+def directives(run: RunDir, launch: LaunchConfig, resources: Resources, array: str | None = None) -> dict[str, str]:
     """sbatch's parameters by their long names; an empty text is a parameter without a value."""
     wanted = {
         "job-name": run.run_id,
@@ -48,17 +63,11 @@ def directives(run: RunDir, launch: LaunchConfig, resources: Resources) -> dict[
         "time": launch.time,
         "constraint": launch.constraint,
         "exclude": launch.exclude,
-        "signal": f"USR2@{WARNING_SECONDS}",
+        "array": array,
+        "signal": f"USR2@{resources.warning}",
         "requeue": "",
         "open-mode": "append",
-        "output": str(run.submitit / "%j_0_log.out"),
+        "output": str(run.submitit / f"{'%A_%a' if array else '%j'}_0_log.out"),  # where Submitit looks for it
         **launch.sbatch,
     }
     return {name: value for name, value in wanted.items() if value is not None}
-
-
-def _srun(run: RunDir, launch: LaunchConfig) -> str:
-    words = ["srun", "--unbuffered", "--open-mode=append", "--output", str(run.submitit / "%j_%t_log.out")]
-    if launch.cpus_per_task:  # since Slurm 22.05 srun no longer takes it over from sbatch
-        words.append(f"--cpus-per-task={launch.cpus_per_task}")
-    return shlex.join(words)

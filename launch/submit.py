@@ -128,7 +128,8 @@ def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
     from launch.slurm import submit as hand_over
 
     assert prepared.script is not None
-    job = TrainJob(str(run.path), prepared.resources.processes, trainer=request.trainer)
+    resources = prepared.resources
+    job = TrainJob(str(run.path), resources.processes, resources.devices, trainer=request.trainer)
     try:
         job_id = hand_over(run, job, prepared.script)
     except UserError:

@@ -112,7 +112,7 @@ def test_resources_on_slurm(tmp_path: Path) -> None:
         return slurm_resources(load_config(write_config(tmp_path, launch=launch, training={"device": device})))
 
     assert slurm("auto") == Resources(1, 1)
-    assert slurm("cpu") == Resources(0, 1)
+    assert slurm("cpu") == Resources(0, 1, ())
     assert slurm("cuda", gpus_per_node=4) == Resources(4, 4)
     with pytest.raises(UserError, match=r"gpus_per_node: got 2 with training.device: cpu"):
         slurm("cpu", gpus_per_node=2)

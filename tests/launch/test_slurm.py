@@ -3,30 +3,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import stat
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from launch.cluster import Partition, clock, partitions, seconds
-from tests.launch.fake_slurm import JOB, REFUSING, SBATCH, SINFO, SRUN, install
-from tests.launch.helpers import (
-    REAL,
-    ROOT,
-    STANDIN,
-    call,
-    events,
-    living,
-    processes_of,
-    steps,
-    tags,
-    wait_for,
-    write_config,
-)
+from tests.launch.fake_slurm import REFUSING, SBATCH, SINFO, install
+from tests.launch.helpers import REAL, ROOT, STANDIN, call, events, write_config
+from tmrc.config.load import load_config
 
 HOSTILE = ["a\nb", "a'b", 'a"b', "$(touch /tmp/x)", "a;b", "a`b`", "\x07", "a" * 100_000]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files below `folder`, without what Python caches."""
+    files = [file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def listing(folder: Path) -> set[Path]:
@@ -50,7 +43,7 @@ def test_dry_run_prints_script_and_plan_and_touches_nothing(tmp_path: Path) -> N
     ):  # fmt: skip
         assert line in done.out.splitlines()
     assert "#SBATCH --job-name=my.job-" in done.out and "--gpus-per-node" not in done.out
-    assert "srun --unbuffered" in done.out and "--cpus-per-task=8" in done.out.splitlines()[-1]
+    assert " -u -m launch.supervise /" in done.out.splitlines()[-1] and "srun" not in done.out
     assert "20 (ends by training.train_steps; an epoch has 64)" in done.out
 
 
@@ -71,10 +64,11 @@ def test_the_script_is_the_one_that_is_submitted(tmp_path: Path) -> None:
 
 
 def test_a_submitted_run_uses_the_code_it_was_submitted_with(tmp_path: Path) -> None:
-    env = install(tmp_path / "bin", sbatch=SBATCH, srun=SRUN)
+    env = install(tmp_path / "bin", sbatch=SBATCH)
     checkout = tmp_path / "checkout"
     for package in ("launch", "tmrc", "tests"):
         shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {package: contents(checkout / package) for package in ("launch", "tmrc")}
     config = write_config(tmp_path)
     done = call("--json", config, module=STANDIN, env={**env, "PYTHONPATH": str(checkout)}, cwd=checkout)
     assert done.code == 0, done.err
@@ -82,38 +76,11 @@ def test_a_submitted_run_uses_the_code_it_was_submitted_with(tmp_path: Path) -> 
     for file in [*checkout.glob("tmrc/**/*.py"), *checkout.glob("launch/**/*.py")]:
         file.write_text("raise SystemExit('edited since')\n")
     config.write_text("broken: [")
-    script = ["bash", str(tmp_path / "bin/submitted.sh")]
-    # as on a cluster: the working directory is the one of the submission, the environment is Slurm's
-    job = subprocess.run(script, env={**os.environ, **env, **JOB}, cwd=checkout, timeout=60)
-    log = (run / "submitit/4242_0_log.out").read_text()
-    assert job.returncode == 0, log
-    assert steps(run) == list(range(1, 21))
-    assert json.loads((run / "attempts/1/owner.json").read_text())["job_id"] == "4242"
-
-
-def test_a_failed_run_fails_the_batch_job(tmp_path: Path) -> None:
-    env = install(tmp_path / "bin", sbatch=SBATCH, srun=SRUN)
-    done = call("--json", write_config(tmp_path), 'wandb_log.tags=["crash=boom"]', env=env)
-    job = subprocess.run(["bash", str(tmp_path / "bin/submitted.sh")], env={**os.environ, **env, **JOB}, timeout=60)
-    assert job.returncode == 1
-    log = Path(done.json["run_dir"]) / "submitit/4242_0_log.out"
-    assert log.read_text().splitlines()[-1] == "tmrc: failed (exit code 1): boom"
-
-
-def test_a_signal_to_every_process_of_the_step_saves_and_stops(tmp_path: Path) -> None:
-    """As Slurm delivers it where it tracks processes by their parents, torchrun included."""
-    env = install(tmp_path / "bin", sbatch=SBATCH, srun=SRUN)
-    config = write_config(tmp_path, training={"train_steps": 2000}, launch={"processes_per_node": 2})
-    run = Path(call("--json", config, tags(step_seconds=0.02), env=env).json["run_dir"])
-    job = subprocess.Popen(["bash", str(tmp_path / "bin/submitted.sh")], env={**os.environ, **env, **JOB})
-    wait_for(lambda: (run / "metrics.jsonl").exists(), "the first step")
-    wait_for(lambda: (run / "attempts/1/rank_1.pid").exists(), "the second rank")
-    step = {pid: line for pid, line in processes_of(run).items() if pid != job.pid}
-    assert len(step) >= 4  # the job, torchrun, two ranks
-    for pid in step:
-        os.kill(pid, signal.SIGUSR2)
-    assert job.wait(timeout=60) == 75
-    assert living(run) == []
+    for package in ("launch", "tmrc"):
+        assert contents(run / "code" / package) == before[package]
+    assert load_config(run / "config.yaml").model.d_model == 16
+    script = (tmp_path / "bin/submitted.sh").read_text()
+    assert f"export PYTHONPATH={run}/code$" in script
 
 
 def test_no_sbatch_says_to_use_local(tmp_path: Path) -> None:

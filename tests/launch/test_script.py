@@ -1,0 +1,102 @@
+"""The batch script, rendered and run by bash with a stand-in for the supervisor."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.gpus import slurm_resources
+from launch.script import EARLY_SIGNAL, batch_script
+from tests.launch.helpers import wait_for, write_config
+from tmrc.config.errors import ConfigError
+from tmrc.config.load import load_config
+from tmrc.config.load import write_config as save_config
+from tmrc.config.rundir import RunDir
+from tmrc.config.schema import Config
+
+# What becomes of bash: signals that come before it listens must not kill it
+SUPERVISOR = f"""
+import json, os, signal, sys
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGUSR2)
+import tmrc.config.rundir
+print(json.dumps({{"pid": os.getpid(), "arguments": sys.argv[1:], "early": os.environ.get({EARLY_SIGNAL!r}),
+                   "path": os.environ["PYTHONPATH"], "cwd": os.getcwd()}}))
+"""
+
+
+def make_run(tmp_path: Path, name: str = "toy-1", **launch: object) -> tuple[RunDir, Config]:
+    run = RunDir(tmp_path / "runs" / name)
+    (run.code / "launch").mkdir(parents=True)
+    (run.code / "launch/__init__.py").touch()
+    (run.code / "launch/supervise.py").write_text(SUPERVISOR)
+    return run, load_config(write_config(tmp_path, launch=launch))
+
+
+def render(run: RunDir, config: Config, **array: object) -> str:
+    return batch_script(run, config.launch, slurm_resources(config), **array)  # type: ignore[arg-type]
+
+
+def start(tmp_path: Path, script: str) -> subprocess.Popen[str]:
+    file = tmp_path / "script.sh"
+    file.write_text(script)
+    environment = {**os.environ, "PYTHONPATH": "/elsewhere"}
+    return subprocess.Popen(
+        ["bash", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    )
+
+
+def test_bash_becomes_the_supervisor(tmp_path: Path) -> None:
+    run, config = make_run(tmp_path, "a run, ünlike others", setup=["export SEEN=1"])
+    process = start(tmp_path, render(run, config))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    seen = json.loads(out)
+    assert seen["pid"] == process.pid and seen["arguments"] == [str(run.path)]
+    assert seen["early"] is None and seen["path"] == f"{run.code}:/elsewhere"
+    assert seen["cwd"] == str(tmp_path)  # the submission's, so that relative paths stay what they were
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_during_set_up_is_passed_on(tmp_path: Path, signum: signal.Signals) -> None:
+    run, config = make_run(tmp_path, setup=[f"touch {tmp_path / 'begun'}", "sleep 0.5", f"touch {tmp_path / 'ended'}"])
+    process = start(tmp_path, render(run, config))
+    wait_for((tmp_path / "begun").exists, "set-up")
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert json.loads(out)["early"] == signum.name.removeprefix("SIG") and (tmp_path / "ended").exists()
+
+
+def test_an_array_shares_code_and_takes_its_runs_from_a_file(tmp_path: Path) -> None:
+    run, config = make_run(tmp_path, "sweep")
+    script = render(run, config, runs_file=run.path / "runs.txt", array="0-9%2")
+    assert "#SBATCH --array=0-9%2\n" in script
+    assert f"#SBATCH --output={run.submitit}/%A_%a_0_log.out\n" in script
+    out, err = start(tmp_path, script).communicate(timeout=30)
+    assert json.loads(out)["arguments"] == ["--runs", str(run.path / "runs.txt")], err
+
+
+def test_a_job_renders_its_successors_script_from_the_run_alone(tmp_path: Path) -> None:
+    given = {"partition": "gpu", "gpus_per_node": 0, "sbatch": {"reservation": "lab"}, "mem": "4G", "warning": 300}
+    run, config = make_run(tmp_path, **given)
+    script = render(run, config)
+    save_config(config, run.config)
+    again = load_config(run.config)
+    assert render(run, again) == script
+    resources = slurm_resources(again)
+    longer = batch_script(run, replace(again.launch, exclude="node[1-3],node7"), resources)
+    assert longer.replace("#SBATCH --exclude='node[1-3],node7'\n", "") == script
+
+
+def test_a_path_that_would_be_shell_or_slurms_own_is_refused(tmp_path: Path) -> None:
+    _, config = make_run(tmp_path)
+    for name in ("a%j", "a$(id)", "a'b", "a\nb", 'a"b', "a`b"):
+        with pytest.raises(ConfigError, match=r"training.artifacts_path"):
+            render(RunDir(tmp_path / name), config)
