@@ -1,0 +1,58 @@
+"""What a command of Slurm's, and the job that sbatch starts, get to see of the environment.
+
+Whoever submits from inside a job (an interactive session, a notebook) has that job's variables around, and sbatch
+passes them on: CPU binding, ranks, ports. And sbatch lets SBATCH_* win over the lines of the script, which would make
+the script that `--dry-run` prints a lie.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+# Of the job around us: what would mislead the job inside it, and queries about it
+FOREIGN = re.compile(
+    r"^(SLURM|SLURMD|SRUN|SALLOC|SUBMITIT|TORCHELASTIC|PET|PMI|PMI2|PMIX|TMRC|SINFO|SQUEUE|SACCT|SCONTROL|SCANCEL)_"
+    r"|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+)
+# Not of a job: which cluster, and who asks
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+# A user's own defaults that hold where the script has no such line (sbatch's parameter -> its variable)
+DEFAULTS = {
+    "account": "SBATCH_ACCOUNT", "partition": "SBATCH_PARTITION", "qos": "SBATCH_QOS", "time": "SBATCH_TIMELIMIT",
+    "constraint": "SBATCH_CONSTRAINT", "reservation": "SBATCH_RESERVATION", "wckey": "SBATCH_WCKEY",
+}  # fmt: skip
+
+
+def clean_environment(environ: Mapping[str, str], script: str = "") -> dict[str, str]:
+    """`environ` for sbatch with `script`, and for queries: without an outer job's variables.
+
+    Of SBATCH_*, only defaults that no line of the script decides are left.
+    """
+    defaults = user_defaults(environ, script)
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in KEPT or name in defaults or not (FOREIGN.match(name) or name.startswith("SBATCH_"))
+    }
+
+
+def user_defaults(environ: Mapping[str, str], script: str) -> dict[str, str]:
+    """The SBATCH_* variables that decide what `script` leaves open."""
+    decided = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
+    names = (name for parameter, name in DEFAULTS.items() if parameter not in decided)
+    return {name: environ[name] for name in names if environ.get(name)}
+
+
+@contextmanager
+def cleaned(script: str = "") -> Iterator[None]:
+    """Within, this process's environment is the clean one, for libraries that pass on their own."""
+    before = dict(os.environ)
+    try:
+        for name in before.keys() - clean_environment(before, script).keys():
+            del os.environ[name]
+        yield
+    finally:
+        os.environ.update(before)
