@@ -3,6 +3,7 @@
 attempts/<n>/owner.json       host, process and job that runs attempt n, written by the job before training starts
 attempts/<n>/rank_<k>.pid     process of rank k, written by it once its signal handlers stand
 attempts/<n>/rank_<k>.json    what rank k ended with, written by it
+attempts/<n>/node_<k>.json    what became of torchrun on the k-th node of a Slurm job, written by the job there
 attempts/<n>/job.json         what the attempt ended with, written by the job last
 attempts/lock                 held (flock) by the job while it runs
 attempts/submit.lock          held (flock) by `tmrc-submit` from its first look at the run to its own end
@@ -15,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -28,13 +30,24 @@ from tmrc.config.rundir import RunDir
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs an attempt; `submitter` is the `tmrc-submit --local` (id, start time) that shows it."""
+    """The process that runs an attempt, and where.
+
+    `submitter` is the `tmrc-submit --local` (id, start time) that shows it. `logs` are the logs of the nodes, the first
+    node's first, and `log_offset` is where in that one this attempt begins. `checkpoint` is the step of the newest
+    checkpoint when it began, at the time `began`.
+    """
 
     host: str
     pid: int
     started: int | None
     job_id: str | None = None
     submitter: tuple[int, int | None] | None = None
+    executor: str = "local"
+    nodes: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+    log_offset: int = 0
+    began: float = 0.0
+    checkpoint: int | None = None
 
     def here(self) -> bool:
         """Whether it is a process of this machine, so that it can be looked at."""
@@ -47,12 +60,21 @@ class Owner:
 
 @dataclass(frozen=True)
 class Ending:
-    """How an attempt ended: the exit code (see tmrc.config.rundir), the word for it, and one line why."""
+    """How an attempt ended: the exit code (see tmrc.config.rundir), the word for it, and one line why.
+
+    `kind` is the cause in one word, `node` the host that it points to, `checkpoint` the newest step that was saved when
+    it `ended`, and `action` what was done with the run: none, requeued, resubmitted or held.
+    """
 
     exit_code: int
     status: str
     message: str = ""
     step: int | None = None
+    kind: str = ""
+    node: str | None = None
+    checkpoint: int | None = None
+    ended: float = 0.0
+    action: str = "none"
 
 
 def last_attempt(run: RunDir) -> int:
@@ -75,9 +97,16 @@ def begin_attempt(run: RunDir, owner: Owner) -> int:
         return number
 
 
-def this_process(job_id: str | None, submitter: tuple[int, int | None] | None = None) -> Owner:
-    """The calling process as an owner."""
-    return Owner(socket.gethostname(), os.getpid(), start_time(os.getpid()), job_id, submitter)
+def this_process(job_id: str | None, submitter: tuple[int, int | None] | None = None, **facts: Any) -> Owner:
+    """The calling process as an owner, with further `facts` of the attempt that it begins now."""
+    me = Owner(socket.gethostname(), os.getpid(), start_time(os.getpid()), job_id, submitter, began=time.time())
+    return dataclasses.replace(me, **facts)
+
+
+def newest_step(run: RunDir) -> int | None:
+    """The step of the newest checkpoint that is there under its name, not verified; None without one."""
+    names = [entry.name for entry in run.checkpoints.iterdir()] if run.checkpoints.is_dir() else []
+    return max((int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))), default=None)
 
 
 def read_owner(run: RunDir, number: int) -> Owner | None:
@@ -86,8 +115,8 @@ def read_owner(run: RunDir, number: int) -> Owner | None:
     found = read_json(file)
     if not found:
         return None
-    submitter = found.get("submitter")
-    known = _known(Owner, found) | {"submitter": tuple(submitter) if isinstance(submitter, list) else None}
+    lists = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+    known = _known(Owner, {**found, **lists})
     if not (isinstance(known.get("host"), str) and isinstance(known.get("pid"), int) and "started" in known):
         raise UserError(f"{file}: does not name the host and process of attempt {number}; if that has ended, remove it")
     return Owner(**known)

@@ -54,9 +54,9 @@ def adopt_orphans() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def end_with_parent() -> None:
-    """Run in a new child before exec: it gets SIGTERM when its parent dies, even by SIGKILL."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(with_signal: int = signal.SIGTERM) -> None:
+    """Run in a new child before exec: it gets `with_signal` when its parent dies, even by SIGKILL."""
+    _prctl(_PR_SET_PDEATHSIG, with_signal)
 
 
 def wait_for_descendants(pid: int, patience: float) -> None:

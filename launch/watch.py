@@ -1,4 +1,4 @@
-"""Watching one torchrun: passing on requests to stop, and ending what a crash leaves behind."""
+"""Watching one torchrun: passing on requests to stop, and ending what a crash or a hang leaves behind."""
 
 from __future__ import annotations
 
@@ -10,34 +10,42 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch.attempts import read_json, read_pid
+from launch.hang import HangWatch, positions
 from launch.processes import alive, kill_descendants
 
 POLL = 0.1  # seconds between looks at processes
 FILES_EVERY = 20  # looks between two at what the ranks have written: the run may lie on a shared filesystem
 CRASH_GRACE = 10.0  # seconds that the other ranks have to end after one has crashed
+STACK_SECONDS = 3.0  # for hung ranks to print where they are
 KILLED = "killed on request before it could save; resuming goes on from the last checkpoint"
 
 
 @dataclass
 class Requests:
-    """How often the run was asked to stop, and how often of these by a person (INT)."""
+    """How often the run was asked to stop, how often of these by a person (INT), and with which signals."""
 
     stops: int = 0
     interrupts: int = 0
+    signals: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Watch:
-    """torchrun and the ranks under it, as their files in `attempt` tell of them."""
+    """torchrun and the ranks under it, as their files in `attempt` tell of them; `node` is ours among the job's."""
 
     attempt: Path
-    processes: int
     torchrun: subprocess.Popen[bytes]
     requests: Requests
+    heartbeats: HangWatch
+    node: int = 0
+    impatient: bool = True  # whether a second and third INT end the run without saving
     crashed_at: float | None = None
-    pids: dict[int, int] = field(default_factory=dict)  # of the ranks whose signal handlers stand
+    hung: bool = False
+    beats: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pids: dict[int, int] = field(default_factory=dict)  # of the ranks here whose signal handlers stand
     delivered: dict[int, int] = field(default_factory=dict)
 
     def until_end(self, also: Callable[[], None]) -> str:
@@ -47,19 +55,23 @@ class Watch:
             also()
             self._find_ranks()
             # The first INT saves, the second is patience running out: it ends what has nothing to save yet.
-            if self.requests.interrupts >= 3 or (self.requests.interrupts == 2 and not self.pids):
+            interrupts = self.requests.interrupts if self.impatient else 0
+            if interrupts >= 3 or (interrupts == 2 and not self.pids):
                 kill_descendants(os.getpid())
                 self.torchrun.wait()
                 return KILLED
             self._deliver()
             self._end_after_crash(read_files=looks % FILES_EVERY == 0)
+            if self.crashed_at is None and looks % FILES_EVERY == 0 and self.heartbeats.hung():
+                self._end_hang()
             looks += 1
             time.sleep(POLL)
         return ""
 
     def _find_ranks(self) -> None:
-        for rank in range(self.processes):
-            if rank not in self.pids and (pid := read_pid(self.attempt / f"rank_{rank}.pid")) is not None:
+        for file in self.attempt.glob("rank_*.pid"):
+            rank = int(file.stem.removeprefix("rank_"))
+            if rank not in self.pids and (pid := read_pid(file)) is not None:
                 self.pids[rank] = pid
 
     def _deliver(self) -> None:
@@ -72,10 +84,14 @@ class Watch:
 
     def _end_after_crash(self, read_files: bool) -> None:
         """Ranks that wait for a dead one do not always notice; torchrun itself would give them 30 seconds."""
-        if self.crashed_at is None and any(self._crashed(rank, read_files) for rank in self.pids):
+        if self.crashed_at is None and self._somebody_crashed(read_files):
             self.crashed_at = time.monotonic()
         if self.crashed_at is not None and time.monotonic() - self.crashed_at > CRASH_GRACE:
+            self.beats = self.beats or positions(self.heartbeats.beats())
             kill_descendants(self.torchrun.pid)  # torchrun is left, to say which rank failed first
+
+    def _somebody_crashed(self, read_files: bool) -> bool:
+        return any(self._crashed(rank, read_files) for rank in self.pids) or (read_files and self._neighbour_failed())
 
     def _crashed(self, rank: int, read_files: bool) -> bool:
         """Whether the rank ended badly: it said so, or is gone without a word."""
@@ -84,3 +100,20 @@ class Watch:
             return False
         said = read_json(self.attempt / f"rank_{rank}.json")  # read after looking: it may have ended in between
         return gone if said is None else said.get("status") == "failed"
+
+    def _neighbour_failed(self) -> bool:
+        """Whether the job's part on another node has ended badly, which ends ours as well."""
+        others = (file for file in self.attempt.glob("node_*.json") if file.stem != f"node_{self.node}")
+        reports = [report for file in others if (report := read_json(file)) is not None]
+        return any(report.get("hung") or report.get("cause") or report.get("killed") for report in reports)
+
+    def _end_hang(self) -> None:
+        """End what stands still: first each rank prints its stacks (faulthandler does at ABRT), then all are killed."""
+        self.hung, self.beats = True, positions(self.heartbeats.beats())
+        print(f"tmrc: no step for {self.heartbeats.timeout:g} seconds; the stacks of the ranks here follow", flush=True)
+        for pid in self.pids.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGABRT)
+        time.sleep(STACK_SECONDS)
+        kill_descendants(self.torchrun.pid)
+        self.crashed_at = time.monotonic()

@@ -1,0 +1,62 @@
+"""What became of a run's earlier attempts, as far as it counts for what to do next."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+from launch.attempts import Ending, Owner, last_attempt, newest_step, read_ending, read_json, read_owner, write_json
+from launch.decide import Past
+from launch.jobs import down_nodes, past_state
+from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event, read_jsonl
+
+# sacct's words for how a job's try ended
+_STATES = {
+    "PREEMPTED": "preempted", "NODE_FAIL": "node_failure", "REQUEUED": "requeued", "TIMEOUT": "time_limit",
+    "OUT_OF_MEMORY": "out_of_memory", "CANCELLED": "cancelled",
+}  # fmt: skip
+
+
+def history(run: RunDir) -> list[Past]:
+    """The ended attempts since somebody last submitted the run, oldest first. A person's wish starts a new count."""
+    submitted = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
+    first = int(submitted[-1].get("attempt") or 1) if submitted else 1
+    found = []
+    for number in range(first, last_attempt(run) + 1):
+        ending = read_ending(run, number)
+        owner = read_json(run.attempt(number) / "owner.json") or {}
+        if ending is not None:
+            found.append(Past(ending, owner.get("checkpoint")))
+    return found
+
+
+def close_unfinished(run: RunDir, job_id: str) -> None:
+    """Give the last attempt an ending if its supervisor could not: Slurm, or the node's end, was faster."""
+    number = last_attempt(run)
+    owner = read_owner(run, number) if number else None
+    if owner is None or read_ending(run, number) is not None:
+        return
+    kind, message, node = _cause(run, number, owner)
+    step = newest_step(run)
+    ending = Ending(EXIT_CRASHED, "failed", message, step, kind, node, step, time.time())
+    if owner.job_id == job_id:
+        ending = Ending(**{**asdict(ending), "action": "requeued"})
+        about = {"attempt": number, "step": step, "kind": kind, "cause": message, "action": "requeued"}
+        append_event(run, "requeued", **about, job_id=job_id)
+    write_json(run.attempt(number) / "job.json", asdict(ending))
+
+
+def _cause(run: RunDir, number: int, owner: Owner) -> tuple[str, str, str | None]:
+    """(kind, one line, node to blame) of an attempt that ended without a word."""
+    state = past_state(owner.job_id) if owner.job_id else ""
+    down = down_nodes(owner.nodes)
+    if down or state == "NODE_FAIL":
+        named = ", ".join(down or owner.nodes)
+        return "node_failure", f"node failure: {named}", (down or owner.nodes)[0] if down else None
+    if state in _STATES:
+        return _STATES[state], f"{_STATES[state].replace('_', ' ')}, killed before it could save", None
+    files = sorted(run.attempt(number).glob("node_*.json"))
+    signals = {name for file in files for name in (read_json(file) or {}).get("signals", ())}
+    if "SIGTERM" in signals:
+        return "requeued", "ended by Slurm (preemption, or a requeue)", None
+    return "lost", "ended without a word (a lost node, or killed by Slurm)", None

@@ -1,0 +1,124 @@
+"""A job as Slurm's controller knows it, asked and steered from inside the job."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from launch.environment import clean_environment
+
+TIMEOUT = 30.0  # seconds for one Slurm command; they try for a while themselves when the controller does not answer
+RETRY = 5.0  # seconds between two tries while the controller does not answer
+# How Slurm's commands say that the controller cannot be reached, as against that it refuses
+_UNREACHABLE = re.compile(
+    r"unable to contact|connection refused|connection timed out|timed out|zero bytes|communication connection|"
+    r"try again|temporarily|backup controller|standby mode",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What `scontrol show job` says.
+
+    `restarts` counts requeues, `preempted` tells that Slurm wants the nodes back, `seconds_left` are those to the end
+    of the job's time.
+    """
+
+    state: str
+    reason: str
+    restarts: int
+    preempted: bool
+    seconds_left: float = math.inf
+
+    @property
+    def ending(self) -> bool:
+        """Whether Slurm is taking the job's nodes away, whatever the job does."""
+        return self.state != "RUNNING"
+
+
+def job_id_of(environ: Mapping[str, str]) -> str:
+    """The id that `scontrol requeue` takes: `<array>_<task>` for an array's task (its raw id would be another's)."""
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environ["SLURM_JOB_ID"]
+
+
+def show_job(job_id: str) -> JobFacts | None:
+    """What the controller says of the job now; None when it does not answer or has forgotten it."""
+    done = _call("scontrol", "show", "job", "-o", job_id)
+    if done is None or done.returncode != 0:
+        return None
+    found = dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
+    preempted = found.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+    restarts = int(found.get("Restarts", "0"))
+    left = _seconds_until(found.get("EndTime", ""))
+    return JobFacts(found.get("JobState", ""), found.get("Reason", ""), restarts, preempted, left)
+
+
+def requeue(job_id: str, restarts: int, keep_trying: Callable[[], bool]) -> str:
+    """Put the job, restarted `restarts` times so far, back into the queue; returns why not, or nothing.
+
+    While the controller does not answer it is asked again, as long as `keep_trying` says so.
+    """
+    while True:
+        done = _call("scontrol", "requeue", job_id)
+        if done is not None and done.returncode == 0:
+            return ""
+        words = "scontrol does not answer" if done is None else " ".join(done.stderr.split())
+        facts = show_job(job_id)
+        if facts is not None and (facts.restarts > restarts or facts.state == "PENDING"):
+            return ""  # somebody else was faster
+        if (facts is not None and not _UNREACHABLE.search(words)) or not keep_trying():
+            return words.removeprefix("scontrol: ") or "scontrol requeue failed without a word"
+        time.sleep(RETRY)
+
+
+def hosts(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the job's nodes, in Slurm's order. Raises OSError when scontrol cannot say."""
+    listed = environ.get("SLURM_JOB_NODELIST", "")
+    if not re.search(r"[\[,]", listed):
+        return (listed,) if listed else ()
+    done = _call("scontrol", "show", "hostnames", listed)
+    if done is None or done.returncode != 0:
+        raise OSError(f"scontrol show hostnames {listed} failed")
+    return tuple(done.stdout.split())
+
+
+def down_nodes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the nodes that are down as far as the controller knows; none when it does not answer."""
+    done = _call("sinfo", "-h", "-N", "-o", "%N %t", "-n", ",".join(names)) if names else None
+    if done is None or done.returncode != 0:
+        return ()
+    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    return tuple(name for name in names if re.match(r"down|fail|unk|.*\*", states.get(name, "")))
+
+
+def past_state(job_id: str) -> str:
+    """How sacct says that the job's last finished try ended, such as NODE_FAIL; empty where it does not know."""
+    done = _call("sacct", "-n", "-P", "-X", "-D", "-j", job_id, "-o", "State")
+    lines = done.stdout.split("\n") if done is not None and done.returncode == 0 else []
+    ended = [line.split()[0] for line in lines if line and line.split()[0] not in ("RUNNING", "PENDING")]
+    return ended[-1] if ended else ""
+
+
+def _seconds_until(written: str) -> float:
+    """Seconds from now to a time as Slurm writes it; infinite for one that is unknown."""
+    try:
+        return datetime.datetime.fromisoformat(written).timestamp() - time.time()
+    except ValueError:
+        return math.inf
+
+
+def _call(*command: str) -> subprocess.CompletedProcess[str] | None:
+    """The command when it has ended; None when it is not there or takes too long."""
+    env = {**clean_environment(os.environ), "SLURM_TIME_FORMAT": "standard"}
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,140 @@
+"""One node's part of an attempt: one torchrun, watched from its start to the last word of every rank on the node."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.hang import HangWatch
+from launch.memory import out_of_memory_kills
+from launch.processes import adopt_orphans, end_with_parent, wait_for_descendants
+from launch.rendezvous import Rendezvous
+from launch.verdict import NodeReport, why_silent
+from launch.watch import Requests, Watch
+from tmrc.config.rundir import RunDir
+
+LINGER = 3.0  # seconds for what reports to others (wandb) to send the last rows after an orderly end
+# What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, torchrun's options)
+FOREIGN = re.compile(
+    r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC|PET|TMRC)_|"
+    r"^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
+)
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What a node has to do: `processes` ranks of attempt `number` of the run, as the job's node `node`.
+
+    `devices` are the values for CUDA_VISIBLE_DEVICES, None to leave it as the cluster set it. `rendezvous` is where the
+    nodes meet, None for a job of one node.
+    """
+
+    run: RunDir
+    number: int
+    processes: int
+    trainer: str
+    hang_timeout: float
+    devices: tuple[str, ...] | None = None
+    node: int = 0
+    rendezvous: Rendezvous | None = None
+    log: Path | None = None
+
+
+def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] = lambda: None) -> NodeReport:
+    """Start torchrun, pass on requests to stop until it ends, and report. `also` is called at every look.
+
+    Raises OSError when torchrun cannot be started.
+    """
+    adopt_orphans()
+    log, kills = _Log(task.log), out_of_memory_kills()
+    heartbeats = Path(tempfile.mkdtemp(prefix="tmrc-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    try:
+        process = subprocess.Popen(
+            command(task),
+            env=environment(task, dict(os.environ), heartbeats),
+            start_new_session=True,
+            preexec_fn=_before_torchrun,  # safe: this process has one thread
+        )
+        person = task.rendezvous is None and "SLURM_JOB_ID" not in os.environ
+        attempt = task.run.attempt(task.number)
+        watch = Watch(attempt, process, requests, HangWatch(heartbeats, task.hang_timeout), task.node, person)
+        killed = watch.until_end(also)
+    finally:
+        shutil.rmtree(heartbeats, ignore_errors=True)
+    ranks = tuple(sorted(watch.pids))
+    silent = not ranks or any(not (attempt / f"rank_{rank}.json").exists() for rank in ranks)
+    nodes = task.rendezvous.nodes if task.rendezvous else 1
+    out_of_memory = out_of_memory_kills() > kills
+    cause, kind = why_silent(process.returncode, log.text(), out_of_memory, nodes) if silent else ("", "")
+    if not silent and watch.crashed_at is None:
+        wait_for_descendants(os.getpid(), LINGER)
+    return NodeReport(
+        task.node, socket.gethostname(), process.returncode, cause, kind, killed, ranks, tuple(requests.signals),
+        watch.hung, task.hang_timeout, watch.beats,
+    )  # fmt: skip
+
+
+def command(task: NodeTask) -> list[str]:
+    """torchrun's words."""
+    meet = task.rendezvous
+    where = meet.options(task.node) if meet else ["--standalone"]
+    here = os.environ.get("SLURMD_NODENAME") if meet else "127.0.0.1"
+    address = [f"--local-addr={here}"] if here else []
+    options = [*where, *address, f"--nproc-per-node={task.processes}", "--max-restarts=0"]
+    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", task.trainer, str(task.run.path)]
+
+
+def environment(task: NodeTask, inherited: dict[str, str], heartbeats: Path) -> dict[str, str]:
+    """The environment of torchrun and of the ranks: `inherited` without what would mislead them."""
+    env = {name: value for name, value in inherited.items() if not FOREIGN.match(name)}
+    if task.run.code.is_dir():
+        code = str(task.run.code)
+        paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != code]
+        env["PYTHONPATH"] = os.pathsep.join([code, *paths])
+    env["PYTHONSAFEPATH"] = "1"  # the working directory may hold another tmrc
+    env["TMRC_ATTEMPT"] = str(task.number)
+    env["TMRC_HEARTBEAT"] = str(heartbeats)
+    env["PET_SIGNALS_TO_HANDLE"] = "SIGINT"  # see _before_torchrun
+    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // task.processes)))
+    # Threads that spin while they wait take the cores from whoever else is on them, and from each other.
+    env.setdefault("OMP_WAIT_POLICY", "passive")
+    if task.devices is not None:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(task.devices)
+    return env
+
+
+def _before_torchrun() -> None:
+    """Some Slurm set-ups send USR2 and TERM to every process of a job.
+
+    torchrun would die of the one, and after the other kill the ranks in the middle of a save. It need not know of
+    either: the ranks are asked by us. It does not outlive us.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    end_with_parent(signal.SIGKILL)
+
+
+class _Log:
+    """What is printed to this job's log from now on, as far as it can be read back."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.offset = path.stat().st_size if path and path.exists() else 0
+
+    def text(self, limit: int = 200_000) -> str:
+        """The last `limit` bytes of it."""
+        if self.path is None or not self.path.exists():
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(max(self.offset, self.path.stat().st_size - limit))
+            return file.read().decode("utf8", "replace")

@@ -1,0 +1,291 @@
+"""The batch step of a Slurm job: begins an attempt, starts training on the nodes, and sees to what comes after it.
+
+It stands outside of the steps that Slurm warns and kills, so it is still there when they are gone: it asks for the
+queue again once the checkpoint is durable, holds a run that fails for its own reasons, and leaves a run alone that
+somebody has cancelled. The batch script becomes this process: `python -m launch.supervise RUN_DIR`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, newest_step, read_json, this_process
+from launch.decide import Past, Situation, already_requeued, decide, nodes_to_avoid
+from launch.gpus import Resources, slurm_resources
+from launch.history import close_unfinished, history
+from launch.job import ATTEMPT, MEETING, last_line, record
+from launch.jobs import JobFacts, down_nodes, hosts, job_id_of, requeue, show_job
+from launch.rendezvous import choose_port
+from launch.resubmit import resubmit
+from launch.srun import Step
+from launch.verdict import NodeReport, verdict
+from tmrc.config.errors import UserError
+from tmrc.config.load import load_config
+from tmrc.config.rundir import (
+    EXIT_CRASHED,
+    EXIT_FINISHED,
+    EXIT_USER_ERROR,
+    EXIT_WANTS_REQUEUE,
+    RunDir,
+    append_event,
+)
+from tmrc.config.schema import Config
+
+EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # what the batch script noted before we listened
+LOCK_PATIENCE = 60.0  # seconds for the supervisor of the attempt before to be gone
+POLL = 0.2  # seconds between looks at srun
+PORTS = 5  # rendezvous ports that are tried
+REPORT_PATIENCE = 5.0  # seconds for a node's report to show on a shared filesystem
+
+
+@dataclass
+class Signals:
+    """The signals that this process has received, by name."""
+
+    names: list[str] = field(default_factory=list)
+
+    def listen(self) -> None:
+        """Note TERM, USR2, INT and HUP from now on, and take in what the batch script has noted."""
+        for signum in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, self._note)
+        if early := os.environ.pop(EARLY_SIGNAL, ""):
+            self.names.append(f"SIG{early}")
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.names.append(signal.Signals(signum).name)
+
+
+@dataclass
+class Supervisor:
+    """One attempt of one run, in the job `job_id` that has been restarted `restarts` times."""
+
+    run: RunDir
+    config: Config
+    job_id: str
+    restarts: int
+    nodes: tuple[str, ...]
+    folder: Path  # Submitit's: the run's, or that of the sweep whose array this is a task of
+    signals: Signals
+    asked: bool = False  # whether the job has been put back into the queue already
+
+    @property
+    def resources(self) -> Resources:
+        return slurm_resources(self.config)
+
+    def attempt(self) -> int:
+        """Run one attempt; returns the exit code of the batch job."""
+        close_unfinished(self.run, self.job_id)
+        past = history(self.run)
+        bad = nodes_to_avoid(past)
+        if set(bad) & set(self.nodes):
+            return self._move_off(bad)
+        if self.signals.names:  # asked to go before anything has begun
+            return self._end(0, Ending(EXIT_WANTS_REQUEUE, "stopped", "asked to stop before it began"), [], past)
+        number = self._begin()
+        ending, reports = self._train(number)
+        return self._end(number, ending, reports, past)
+
+    def _begin(self) -> int:
+        logs = tuple(str(self._log(node)) for node in range(len(self.nodes)))
+        log = Path(logs[0])
+        owner = this_process(
+            self.job_id,
+            executor="slurm",
+            nodes=self.nodes,
+            logs=logs,
+            log_offset=log.stat().st_size if log.exists() else 0,
+            checkpoint=newest_step(self.run),
+        )
+        return begin_attempt(self.run, owner)
+
+    def _log(self, node: int) -> Path:
+        """The log of the job's `node`-th node, where Submitit looks for it."""
+        return self.folder / f"{self.job_id}_{node}_log.out"
+
+    def _train(self, number: int) -> tuple[Ending, list[NodeReport]]:
+        """Start the step on all nodes and wait for its end; again when the port of the rendezvous is taken."""
+        ranks = len(self.nodes) * self.resources.processes
+        for tried in range(PORTS):
+            step = Step(self.config.launch, self.folder, self.job_id, len(self.nodes), self._variables(number, tried))
+            try:
+                step.start()
+            except OSError as error:
+                return Ending(EXIT_CRASHED, "failed", f"srun cannot be started: {error}", kind="code_error"), []
+            self._wait(step)
+            reports = self._reports(number)
+            ending = verdict(self.run.attempt(number), ranks, reports)
+            if ending.kind != "port" or self.signals.names:
+                break
+            for file in self.run.attempt(number).glob("node_*.json"):
+                file.unlink()
+        if not reports and ending.kind == "killed":
+            ending = replace(ending, message=f"the job's step was killed (srun: {step.code})")
+        return ending, reports
+
+    def _variables(self, number: int, tried: int) -> dict[str, str]:
+        found = {ATTEMPT: str(number)}
+        if len(self.nodes) > 1:
+            port = choose_port(int(os.environ["SLURM_JOB_ID"]), tried)
+            found[MEETING] = f"{self.nodes[0]} {port} {len(self.nodes)} {self.run.run_id}-{number}-{tried}"
+        return found
+
+    def _wait(self, step: Step) -> None:
+        """Wait for the step's end. When Slurm itself ends the job, ask for the queue while there is time."""
+        seen = len(self.signals.names)
+        while step.running():
+            if len(self.signals.names) > seen and not self.asked:
+                seen = len(self.signals.names)
+                self._ask_if_ended_by_slurm()
+            time.sleep(POLL)
+
+    def _ask_if_ended_by_slurm(self) -> None:
+        """Slurm has begun to end the job for the time limit or a preemption: nothing is forfeited by asking now."""
+        facts = show_job(self.job_id)
+        if facts is None or not facts.ending or self._cancelled() or already_requeued(self._facts_only(facts)):
+            return
+        if facts.preempted or facts.reason == "TimeLimit":
+            self.asked = not requeue(self.job_id, self.restarts, lambda: False)
+
+    def _facts_only(self, facts: JobFacts) -> Situation:
+        return Situation(Past(Ending(EXIT_CRASHED, "failed")), facts=facts, restarts=self.restarts)
+
+    def _reports(self, number: int) -> list[NodeReport]:
+        """What the nodes have left; those that were killed leave nothing."""
+        deadline = time.monotonic() + (REPORT_PATIENCE if not self.signals.names else 1.0)
+        while True:
+            files = [self.run.attempt(number) / f"node_{node}.json" for node in range(len(self.nodes))]
+            found = [report for file in files if (report := read_json(file)) is not None]
+            if len(found) == len(files) or time.monotonic() > deadline:
+                break
+            time.sleep(POLL)
+        return [
+            NodeReport(**{**report, "ranks": tuple(report["ranks"]), "signals": tuple(report["signals"])})
+            for report in found
+        ]
+
+    def _end(self, number: int, ending: Ending, reports: Sequence[NodeReport], past: Sequence[Past]) -> int:
+        """Decide what is to be done, do it, and leave it in the run's files."""
+        ending = replace(ending, checkpoint=newest_step(self.run), ended=time.time())
+        began_at = past[-1].ending.checkpoint if past and number == 0 else None
+        if number:
+            owner = read_json(self.run.attempt(number) / "owner.json") or {}
+            began_at = owner.get("checkpoint")
+        orderly = ending.exit_code in (EXIT_FINISHED, EXIT_USER_ERROR)
+        warned = any("SIGUSR2" in report.signals for report in reports) or "SIGUSR2" in self.signals.names
+        facts = None if orderly else self._facts()
+        situation = Situation(
+            Past(ending, began_at),
+            past,
+            facts,
+            self.restarts + self.asked,
+            warned and facts is not None and facts.seconds_left < 2 * self.resources.warning,
+            self._cancelled(),
+            number > 0 and last_attempt(self.run) > number,
+            () if orderly or reports_complete(reports, self.nodes) else down_nodes(self.nodes),
+        )
+        ending = decide(situation)
+        if ending.action == "requeued" and not self.asked and not already_requeued(situation):
+            ending = self._back_to_the_queue(number, ending, [*past, Past(ending, began_at)])
+        with contextlib.suppress(OSError):  # a full disk must not hide how training ended
+            self._record(number, ending)
+        print(last_line(ending), flush=True)
+        return ending.exit_code
+
+    def _facts(self) -> JobFacts | None:
+        """What the controller says, asked again while it does not answer: the decision hangs on it."""
+        while True:
+            facts = show_job(self.job_id)
+            if facts is not None or self._cancelled() or "SIGTERM" in self.signals.names:
+                return facts
+            print("tmrc: waiting for Slurm's controller to answer", flush=True)
+            time.sleep(POLL * 25)
+
+    def _cancelled(self) -> bool:
+        return (self.run.path / "cancel.json").exists()
+
+    def _back_to_the_queue(self, number: int, ending: Ending, past: Sequence[Past]) -> Ending:
+        """Requeue the job, or submit another one where that is refused or other nodes are wanted."""
+        bad = nodes_to_avoid(past)
+        if bad:
+            refusal = "nodes are to be avoided"
+            append_event(self.run, "excluded", node=",".join(bad), cause=f"failed there {ending.kind}, again")
+        else:
+            refusal = requeue(self.job_id, self.restarts, lambda: not self._cancelled())
+        if not refusal:
+            return ending
+        try:
+            job_id = resubmit(self.run, self.config, self.folder, self.job_id, bad)
+        except UserError as error:
+            message = f"{ending.message or ending.kind}; it could not be put back into the queue: {refusal}; {error}"
+            return replace(ending, action="held", message=message)
+        print(f"tmrc: submitted as job {job_id}", flush=True)
+        return replace(ending, action="resubmitted")
+
+    def _move_off(self, bad: tuple[str, ...]) -> int:
+        """The job was given a node on which the run has failed before: let another job find others."""
+        job_id = resubmit(self.run, self.config, self.folder, self.job_id, bad)
+        append_event(self.run, "excluded", node=",".join(bad), cause="the run has failed there before", job_id=job_id)
+        print(f"tmrc: {', '.join(bad)} is to be avoided; submitted as job {job_id}", flush=True)
+        return EXIT_WANTS_REQUEUE
+
+    def _record(self, number: int, ending: Ending) -> None:
+        about = {"attempt": number, "step": ending.step, "kind": ending.kind}
+        cause = ending.message or ending.kind.replace("_", " ")
+        if number:
+            record(self.run, number, ending)
+        if ending.action in ("requeued", "resubmitted"):
+            append_event(self.run, "requeued", **about, cause=cause, action=ending.action, job_id=self.job_id)
+        elif ending.action == "held":
+            append_event(self.run, "held", **about, cause=cause)
+        elif ending.status == "cancelled":
+            append_event(self.run, "cancelled", **about)
+
+
+def reports_complete(reports: Sequence[NodeReport], nodes: Sequence[str]) -> bool:
+    """Whether every node of the job has said how it went."""
+    return len(reports) == len(nodes)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one attempt of the run that is named, or of the array task's line in `--runs FILE`."""
+    signals = Signals()
+    signals.listen()
+    run, folder = _run_and_folder(arguments)
+    try:
+        lock = hold_lock(run, patience=LOCK_PATIENCE)
+        config = load_config(run.config)
+        if (run.path / "cancel.json").exists():
+            ending = Ending(EXIT_WANTS_REQUEUE, "cancelled", "cancelled before it began")
+            print(last_line(ending), flush=True)
+            return ending.exit_code
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        nodes = hosts(os.environ) or (socket.gethostname(),)
+        code = Supervisor(run, config, job_id_of(os.environ), restarts, nodes, folder, signals).attempt()
+    except UserError as error:
+        print(last_line(Ending(EXIT_USER_ERROR, "failed", str(error))), flush=True)
+        return EXIT_USER_ERROR
+    os.close(lock)
+    return code
+
+
+def _run_and_folder(arguments: Sequence[str]) -> tuple[RunDir, Path]:
+    """The run, and the directory with Submitit's files: beside the list of runs for an array's task."""
+    if arguments[0] == "--runs":
+        listed = Path(arguments[1])
+        run = RunDir(Path(listed.read_text("utf8").splitlines()[int(os.environ["SLURM_ARRAY_TASK_ID"])]))
+        return run, RunDir(listed.parent).submitit
+    run = RunDir(Path(arguments[0]))
+    return run, run.submitit
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
