@@ -2,101 +2,188 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from launch.environment import clean_environment
 from launch.gpus import Resources
+from launch.times import clock, duration
 from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.schema import LaunchConfig
 
-WARNING_SECONDS = 120  # how long before the time limit Slurm asks the job to save
-_FORMAT = "%P|%l|%D|%G"
+PATIENCE = 5.0  # seconds for sinfo; a controller that is down keeps it for ten
+_FORMAT = "%P|%l|%L|%F|%G|%c|%m"
+_LINE = re.compile(r"([^|]+)\|([^|]*)\|([^|]*)\|\d+/\d+/(\d+)/(\d+)\|([^|]*)\|(\d+)\+?\|(\d+)\+?")
+MOST_NAMES = 30  # of partitions in a message
+_MEGABYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes of a partition that are alike. Memory in MB, as Slurm counts."""
+
+    count: int
+    gpus: int
+    cpus: int
+    memory: int
 
 
 @dataclass(frozen=True)
 class Partition:
-    """One partition: longest job in seconds (None: no limit), nodes, and GPUs on its best node."""
+    """One partition: seconds that a job may last and lasts by default (None: unlimited, unsaid), and its nodes."""
 
     name: str
     default: bool
     limit: int | None
-    nodes: int
-    gpus: int
+    default_time: int | None
+    kinds: tuple[NodeKind, ...]
+    out: int = 0  # nodes that run nothing now: down, drained
 
 
-def check_cluster(launch: LaunchConfig, resources: Resources) -> None:
-    """Raise ConfigError when no partition asked for can ever start the job."""
-    if launch.time is not None and seconds(launch.time) <= 2 * WARNING_SECONDS:
-        raise ConfigError(
-            f"launch.time: got {launch.time!r}, valid: more than {2 * WARNING_SECONDS // 60} minutes, since the job is "
-            f"asked to save {WARNING_SECONDS} seconds before the end"
+@dataclass(frozen=True)
+class Cluster:
+    """What sinfo says. No partitions where it did not answer; `silence` is its word for why."""
+
+    partitions: dict[str, Partition]
+    silence: str = ""
+
+
+def ask_cluster() -> Cluster:
+    """One sinfo call. It never raises: where there is no answer there is nothing to check against."""
+    command = ["sinfo", "-h", "-a", "-e", "-o", _FORMAT]  # hidden partitions too; alike nodes together
+    try:
+        asked = subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE, env=clean_environment(os.environ)
         )
-    known = partitions()
-    if not known:
-        return
-    names = launch.partition.split(",") if launch.partition else [name for name in known if known[name].default]
+    except FileNotFoundError:
+        return Cluster({}, "no sinfo on PATH")
+    except subprocess.TimeoutExpired:
+        return Cluster({}, f"sinfo does not answer within {PATIENCE:.0f} seconds")
+    except OSError as error:
+        return Cluster({}, f"sinfo cannot be started: {error.strerror or error}")
+    if asked.returncode:
+        return Cluster({}, " ".join(asked.stderr.split())[:300] or "sinfo failed without a word")
+    return Cluster(_partitions(asked.stdout))
+
+
+def chosen(launch: LaunchConfig, cluster: Cluster) -> list[Partition]:
+    """The partitions that the job asks for, or the default one. Raises ConfigError for one that does not exist."""
+    known = cluster.partitions
+    wanted = launch.partition or os.environ.get("SBATCH_PARTITION")
+    names = wanted.split(",") if wanted else [name for name in known if known[name].default]
     for name in names:
         if name not in known:
-            raise ConfigError(f"launch.partition: got {shown(name)}, valid: {', '.join(known)}{nearest(name, known)}")
-    refusals = [refusal for name in names if (refusal := _refusal(known[name], launch, resources))]
-    if refusals and len(refusals) == len(names):
+            key = "launch.partition" if launch.partition else "SBATCH_PARTITION"
+            there = [*list(known)[:MOST_NAMES], *["..."] * (len(known) > MOST_NAMES)]
+            raise ConfigError(f"{key}: got {shown(name)}, valid: {', '.join(there)}{nearest(name, known)}")
+    return [known[name] for name in names]
+
+
+def check_fits(launch: LaunchConfig, resources: Resources, partitions: Sequence[Partition], save: float) -> None:
+    """Raise ConfigError when no partition asked for can ever start the job, or the job could never save.
+
+    `save` is how many seconds a checkpoint may take.
+    """
+    refusals = [refusal for one in partitions if (refusal := _refusal(one, launch, resources, save))]
+    if refusals and len(refusals) == len(partitions):
         raise ConfigError(refusals[0])
 
 
-def _refusal(partition: Partition, launch: LaunchConfig, resources: Resources) -> str | None:
-    if launch.time is not None and partition.limit is not None and seconds(launch.time) > partition.limit:
+def _refusal(partition: Partition, launch: LaunchConfig, resources: Resources, save: float) -> str | None:
+    limit, asked = partition.limit, time_limit(launch)
+    if asked is not None and limit is not None and asked > limit:
+        return f"launch.time: got {launch.time!r}, valid: at most {clock(limit)} in partition {partition.name}"
+    if asked is None and (given := partition.default_time or limit) is not None:
+        least = least_time(resources, save)
+        if given <= least:
+            return (
+                f"launch.time: not given, which means {clock(given)} in partition {partition.name}; valid: more than "
+                f"{clock(least)}, the {resources.warning} seconds of launch.warning and what a checkpoint may take"
+            )
+    return _nodes_refusal(partition, launch, resources)
+
+
+def _nodes_refusal(partition: Partition, launch: LaunchConfig, resources: Resources) -> str | None:
+    wanted = {
+        "gpus_per_node": (resources.gpus, str(resources.gpus)),
+        "cpus_per_task": (launch.cpus_per_task or 0, str(launch.cpus_per_task)),
+        "mem": (megabytes(launch.mem) if launch.mem else 0, repr(launch.mem)),
+    }
+    for key, (amount, given) in wanted.items():
+        most = max((_has(kind, key) for kind in partition.kinds), default=0)
+        if amount > most:
+            valid = f"{most}M" if key == "mem" else most
+            return f"launch.{key}: got {given}, valid: at most {valid}, what a node of partition {partition.name} has"
+    fitting = [kind for kind in partition.kinds if all(_has(kind, key) >= wanted[key][0] for key in wanted)]
+    most = sum(kind.count for kind in fitting)
+    if launch.nodes > most:
+        everything = most == sum(kind.count for kind in partition.kinds)
+        which = "" if everything else f" that have {_words(resources.gpus, launch)}"
         return (
-            f"launch.time: got {launch.time!r}, valid: at most {clock(partition.limit)} in partition {partition.name}"
+            f"launch.nodes: got {launch.nodes}, valid: at most {most}, the nodes of partition {partition.name}{which}"
         )
-    if resources.gpus > partition.gpus:
-        return (
-            f"launch.gpus_per_node: got {resources.gpus}, valid: at most {partition.gpus}, what a node of partition "
-            f"{partition.name} has"
-        )
-    if launch.nodes > partition.nodes:
-        return f"launch.nodes: got {launch.nodes}, valid: at most {partition.nodes}, the nodes of {partition.name}"
     return None
 
 
-def partitions() -> dict[str, Partition]:
-    """What sinfo says; empty where it does not answer."""
-    try:
-        asked = subprocess.run(["sinfo", "-h", "-o", _FORMAT], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return {}
+def _has(kind: NodeKind, key: str) -> int:
+    return {"gpus_per_node": kind.gpus, "cpus_per_task": kind.cpus, "mem": kind.memory}[key]
+
+
+def _words(gpus: int, launch: LaunchConfig) -> str:
+    """What a node must have, for people."""
+    parts = [f"{gpus} GPU{'s' * (gpus != 1)}"] if gpus else []
+    parts += [f"{launch.cpus_per_task} cores"] if launch.cpus_per_task else []
+    parts += [launch.mem] if launch.mem else []
+    return " and ".join(parts)
+
+
+def check_times(launch: LaunchConfig, resources: Resources, save: float) -> None:
+    """Raise ConfigError when a job that runs out of time could not save: too little warning, or too short a job."""
+    if resources.warning < save:
+        raise ConfigError(
+            f"launch.warning: got {resources.warning}, valid: auto or at least {round(save + 0.5)}, the seconds that a "
+            "checkpoint may take"
+        )
+    asked, least = time_limit(launch), least_time(resources, save)
+    if asked is not None and asked <= least:
+        raise ConfigError(
+            f"launch.time: got {launch.time!r}, valid: more than {clock(least)}, the {resources.warning} seconds of "
+            f"launch.warning and what a checkpoint may take"
+        )
+
+
+def time_limit(launch: LaunchConfig) -> int | None:
+    """The seconds that the job asks for; None when it takes the partition's default."""
+    return duration(launch.time or os.environ.get("SBATCH_TIMELIMIT", ""))
+
+
+def least_time(resources: Resources, save: float) -> int:
+    """The seconds of a job that has time to start, is warned and saves; `save` has a margin of half a minute."""
+    return resources.warning + round(save + 0.5)
+
+
+def _partitions(text: str) -> dict[str, Partition]:
     found: dict[str, Partition] = {}
-    for line in asked.stdout.splitlines():
-        fields = line.split("|")
-        if len(fields) == 4 and fields[2].isdigit():
-            one = _partition(*fields)
-            before = found.get(one.name)
-            if before is not None:  # sinfo has a line for each kind of node
-                one = Partition(one.name, one.default, one.limit, one.nodes + before.nodes, max(one.gpus, before.gpus))
+    for line in text.splitlines():
+        if match := _LINE.fullmatch(line):
+            one = _partition(*match.groups())
+            if before := found.get(one.name):  # sinfo has a line for each kind of node
+                one = replace(one, kinds=before.kinds + one.kinds, out=before.out + one.out)
             found[one.name] = one
     return found
 
 
-def _partition(name: str, limit: str, nodes: str, gres: str) -> Partition:
-    gpus = sum(int(count) for count in re.findall(r"gpu(?::[^:(),]+)*?:(\d+)", gres))
-    longest = seconds(limit) if re.fullmatch(r"[\d:-]+", limit) else None
-    return Partition(name.removesuffix("*"), name.endswith("*"), longest, int(nodes), gpus)
+def _partition(name: str, limit: str, default: str, out: str, count: str, gres: str, *sizes: str) -> Partition:
+    gpus = sum(int(number) for number in re.findall(r"gpu(?::[^:(),]+)*?:(\d+)", gres))
+    cpus, memory = map(int, sizes)
+    kinds = (NodeKind(int(count), gpus, cpus, memory),)
+    return Partition(name.removesuffix("*"), name.endswith("*"), duration(limit), duration(default), kinds, int(out))
 
 
-def seconds(time: str) -> int:
-    """Seconds in a Slurm time: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s."""
-    days, dash, rest = time.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, minutes, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, secs = parts
-    else:
-        hours, minutes, secs = (0, *parts, 0)[:3]
-    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + secs
-
-
-def clock(total: int) -> str:
-    """Seconds as Slurm writes them: `1-00:30:00`."""
-    days, rest = divmod(total, 86400)
-    return f"{f'{days}-' if days else ''}{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+def megabytes(memory: str) -> int:
+    """MB in what `--mem` takes: a number, of MB without a letter."""
+    letter = memory[-1].upper()
+    return round(int(memory[:-1]) * _MEGABYTES[letter]) if letter in _MEGABYTES else int(memory)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.cluster import Partition, ask_cluster, check_fits, check_times, chosen
 from launch.gpus import Resources
-from tmrc.config.errors import ConfigError, UserError, shown
-from tmrc.config.estimate import checkpoint_bytes
+from tmrc.config.errors import ConfigError, shown
+from tmrc.config.estimate import SAVE_MARGIN, checkpoint_bytes, save_seconds
+from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.config.validate import narrow_heads
 from tmrc.data.plan import DataPlan, mismatches, plan_data
+
+OWN_BYTES = 2_000_000  # of a run besides its checkpoints: code, logs, metrics
+# What a file system says that has no nameless files (NFS), or that knows no such call
+_NO_NAMELESS_FILES = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,15 @@ class Facts:
     warnings: tuple[str, ...] = ()
 
 
-def preflight(config: Config, resources: Resources) -> Facts:
-    """Check data, vocabulary, batches and the disk. Raises UserError: file, key, what was given, what is valid."""
+def preflight(config: Config, resources: Resources, run: RunDir | None = None) -> Facts:
+    """Check data, vocabulary, batches and the disk. Raises UserError: file, key, what was given, what is valid.
+
+    `run` is the run to be continued: the checkpoints that it has already are not counted again.
+    """
     check_batches(config, resources)
     if resources.gpus and config.training.device != "cpu" and (problem := narrow_heads(config)):
         raise ConfigError(f"model.n_head: {problem}")
-    free = check_artifacts(config)
+    free = check_artifacts(config, _bytes_in(run.checkpoints) if run is not None else 0)
     data = plan_data(config)
     let_pass = mismatches(config, data.metadata)
     return Facts(data, free, tuple(f"{what}; datasets.allow_mismatch lets it pass" for what in let_pass))
@@ -58,8 +68,11 @@ def check_run_path(path: Path) -> None:
         raise ConfigError(f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path without : and %")
 
 
-def check_artifacts(config: Config) -> int:
-    """The run directory must be writable and have room for the checkpoints; returns the free bytes."""
+def check_artifacts(config: Config, there: int = 0) -> int:
+    """The run directory must be writable and have room for the checkpoints; returns the free bytes.
+
+    `there` is how many bytes of checkpoints the run has already.
+    """
     path = Path(config.training.artifacts_path)
     try:
         folder = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
@@ -70,14 +83,36 @@ def check_artifacts(config: Config) -> int:
         raise ConfigError(f"training.artifacts_path: {folder}: is not a directory")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"training.artifacts_path: {folder}: you may not write there")
+    _try_to_write(folder)
     free = status.f_bavail * status.f_frsize
-    wanted = disk_bytes(config)
-    if wanted is not None and wanted > free:
-        raise ConfigError(
-            f"training.artifacts_path: {folder}: {size(free)} free, but keep_checkpoints "
-            f"{config.training.keep_checkpoints} and one being written take {size(wanted)}"
-        )
+    wanted = max(0, (disk_bytes(config) or 0) - there) + OWN_BYTES
+    if wanted > free:
+        kept = config.training.keep_checkpoints
+        what = f"keep_checkpoints {kept} and one being written" if config.training.save_model else "code and logs"
+        raise ConfigError(f"training.artifacts_path: {folder}: {size(free)} free, but {what} take {size(wanted)}")
     return free
+
+
+def _try_to_write(folder: Path) -> None:
+    """Write to a file without a name, which is gone when it is closed: quotas and read-only mounts show themselves."""
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+        try:
+            os.write(descriptor, bytes(4096))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS_FILES:
+            raise ConfigError(f"training.artifacts_path: {folder}: cannot be written: {error.strerror}") from None
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(parent, name)).st_size  # noqa: PTH118
+    return total
 
 
 def disk_bytes(config: Config) -> int | None:
@@ -86,10 +121,16 @@ def disk_bytes(config: Config) -> int | None:
     return None if one is None else (config.training.keep_checkpoints + 1) * one
 
 
-def check_sbatch() -> None:
-    """Raise UserError where there is no Slurm."""
-    if shutil.which("sbatch") is None:
-        raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
+def check_slurm(config: Config, resources: Resources) -> tuple[list[Partition], str]:
+    """Check what the job asks for; returns the partitions that may run it, and why the cluster gave no answer."""
+    save = (save_seconds(config) if config.training.save_model else None) or SAVE_MARGIN
+    check_times(config.launch, resources, save)
+    cluster = ask_cluster()
+    if not cluster.partitions:
+        return [], cluster.silence or "sinfo names no partition"
+    partitions = chosen(config.launch, cluster)
+    check_fits(config.launch, resources, partitions, save)
+    return partitions, ""
 
 
 def size(count: int) -> str:

@@ -5,10 +5,13 @@ The script only prepares the shell and becomes the supervisor (launch/supervise.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from launch.environment import user_defaults
 from launch.gpus import Resources
 from launch.settings import check_launch, check_script_path
 from tmrc.config.rundir import RunDir
@@ -46,6 +49,14 @@ def batch_script(
         f"exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *what])}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def script_notes(launch: LaunchConfig, script: str) -> Iterator[str]:
+    """What a user may not have thought of."""
+    for name, value in user_defaults(os.environ, script).items():
+        yield f"{name}={value} in your environment decides what the script leaves open"
+    if launch.cpus_per_task is None and not any(name.startswith("cpus-per-") for name in launch.sbatch):
+        yield "launch.cpus_per_task is not set, so a node gives the cores that the partition does by default, often one"
 
 
 def directives(run: RunDir, launch: LaunchConfig, resources: Resources, array: str | None = None) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.templates import load_template
+from launch.times import TIME
 from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError, shown
 from tmrc.config.load import find_config, load_config
@@ -24,9 +25,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "account": (_LIST, "letters, digits, . _ @ -"),
     "qos": (_LIST, "letters, digits, . _ @ -"),
     "mem": (r"\d+[KMGTkmgt]?", "a number with K, M, G or T, such as 360G"),
-    "time": (r"\d+|\d+:\d\d?(:\d\d?)?|\d+-\d\d?(:\d\d?){0,2}", "minutes, h:m:s or days-h:m:s, such as 2-00:00:00"),
+    "time": (TIME, "minutes, h:m:s or days-h:m:s, such as 2-00:00:00"),
     "constraint": (r"[A-Za-z0-9_.,&|*()\[\]=-]+", "feature names joined by & | , * ( ) [ ]"),
     "exclude": (r"[A-Za-z0-9_.,\[\]-]+", "node names such as node[1-3],node7"),
+    "python": (r"[A-Za-z0-9_./:@=+,~ -]+", "words of letters, digits and . _ / : @ = + , ~ -, which no shell reads"),
 }  # fmt: skip
 _SBATCH_VALUE = (r"[A-Za-z0-9_./:@=+,&|*()\[\] -]*", "letters, digits, spaces and . _ / : @ = + , & | * ( ) [ ] -")
 MAX_LENGTH = 1000

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import hold_lock
-from launch.cluster import check_cluster
+from launch.forecast import Forecast, forecast
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.plan import make_plan, show_plan
-from launch.preflight import Facts, check_run_path, check_sbatch, preflight
+from launch.preflight import Facts, check_run_path, check_slurm, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
-from launch.script import batch_script
+from launch.script import batch_script, script_notes
 from launch.settings import check_launch, flag_overrides, load_settings
-from tmrc.config.errors import ConfigError, UserError
+from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
 
@@ -53,20 +53,16 @@ class _Prepared:
     resources: Resources
     facts: Facts
     run: RunDir
-    script: str | None  # None for a run on this machine
+    script: str | None = None  # None for a run on this machine
+    start: Forecast | None = None  # None where Slurm was not asked
+    notes: tuple[str, ...] = ()
 
 
 def submit(request: Request) -> int:
     """Do what is asked; returns the exit code. Raises UserError."""
     prepared = _prepare(request)
-    for warning in prepared.facts.warnings:
-        _say(f"warning: {warning}")
-    if request.local and prepared.config.launch.setup:
-        _say("note: launch.setup is for batch jobs and is not run with --local")
     if request.dry_run:
         return _show(request, prepared)
-    if not request.local:
-        check_sbatch()
     run = prepared.run
     if request.resume is None:
         run = create_run(prepared.config, prepared.run.path.name, request.command)
@@ -79,27 +75,51 @@ def submit(request: Request) -> int:
 
 
 def _prepare(request: Request) -> _Prepared:
-    if request.resume is not None:
-        from launch.resume import changed_config, check_resumable, find_run
-
-        run = find_run(request.resume, _artifacts(request))
-        if not request.dry_run:
-            hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
-        config = changed_config(run, [*request.overrides, *flag_overrides(request.flags)])
-        check_launch(config.launch)
-        check_resumable(run, config)
-    else:
-        assert request.source is not None
-        config = load_settings(request.source, request.overrides, request.flags)
-        run = RunDir(Path(config.training.artifacts_path) / new_run_id(config, request.source))
+    config, run = _resumed(request) if request.resume is not None else _new(request)
     check_run_path(run.path)
-    if config.launch.nodes > 1 and not request.local:
-        raise ConfigError(f"launch.nodes: got {config.launch.nodes}, valid: 1 (a run uses the GPUs of one node)")
-    resources = local_resources(config) if request.local else slurm_resources(config)
-    if not request.local:
-        check_cluster(config.launch, resources)
-    script = None if request.local else batch_script(run, config.launch, resources)
-    return _Prepared(config, resources, preflight(config, resources), run, script)
+    there = run if request.resume is not None else None
+    if request.local:
+        resources = local_resources(config)
+        unused = ("launch.setup is for batch jobs and is not run with --local",) if config.launch.setup else ()
+        return _Prepared(config, resources, preflight(config, resources, there), run, notes=unused)
+    return _prepare_job(request, config, run, there)
+
+
+def _prepare_job(request: Request, config: Config, run: RunDir, there: RunDir | None) -> _Prepared:
+    """Checks of a batch job, those first that take no time; nothing is written."""
+    resources = slurm_resources(config)
+    script = batch_script(run, config.launch, resources)
+    facts = preflight(config, resources, there)
+    partitions, silence = check_slurm(config, resources)
+    has_slurm = shutil.which("sbatch") is not None
+    if not has_slurm and not request.dry_run:
+        raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
+    start = forecast(script, partitions) if request.dry_run and has_slurm and not silence else None
+    notes = list(script_notes(config.launch, script))
+    if not has_slurm:
+        notes.append("no sbatch on PATH, so nothing was checked against a cluster; --local runs on this machine")
+    elif silence:
+        notes.append(f"the cluster does not answer, so nothing was checked against it: {silence}")
+    return _Prepared(config, resources, facts, run, script, start, tuple(notes))
+
+
+def _new(request: Request) -> tuple[Config, RunDir]:
+    assert request.source is not None
+    config = load_settings(request.source, request.overrides, request.flags)
+    return config, RunDir(Path(config.training.artifacts_path) / new_run_id(config, request.source))
+
+
+def _resumed(request: Request) -> tuple[Config, RunDir]:
+    from launch.resume import changed_config, check_resumable, find_run
+
+    assert request.resume is not None
+    run = find_run(request.resume, _artifacts(request))
+    if not request.dry_run:
+        hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
+    config = changed_config(run, [*request.overrides, *flag_overrides(request.flags)])
+    check_launch(config.launch)
+    check_resumable(run, config)
+    return config, run
 
 
 def _artifacts(request: Request) -> Path:
@@ -108,18 +128,29 @@ def _artifacts(request: Request) -> Path:
     return Path(config.training.artifacts_path)
 
 
+def _say_notes(prepared: _Prepared) -> None:
+    """What is no reason to refuse; said after a job was taken, so that a refusal stands alone."""
+    for warning in prepared.facts.warnings:
+        _say(f"warning: {warning}")
+    for note in prepared.notes:
+        _say(f"note: {note}")
+
+
 def _show(request: Request, prepared: _Prepared) -> int:
     """The plan and the script; nothing is written."""
+    _say_notes(prepared)
     config, run, script = prepared.config, prepared.run, prepared.script
     plan = make_plan(config, prepared.resources, prepared.facts)
     if request.as_json:
-        _print_json({"run_id": run.path.name, "run_dir": str(run.path), "job_id": None, "plan": plan, "script": script})
+        start = prepared.start.start if prepared.start else None
+        about = {"run_id": run.path.name, "run_dir": str(run.path), "job_id": None, "start_estimate": start}
+        _print_json({**about, "plan": plan, "script": script})
         return 0
     print(f"{'run':9}{run.path}\n{show_plan(plan, config)}")
+    if prepared.start:
+        print(f"{'start':9}{prepared.start.shown()}")
     if script is not None:
         print(f"\n{script}", end="")
-        if shutil.which("sbatch") is None:
-            _say("note: no sbatch on PATH, so nothing was checked against a cluster; --local runs on this machine")
     return 0
 
 
@@ -142,12 +173,14 @@ def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
         _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id})
     else:
         print(f"submitted job {job_id}\n{'run':9}{run.path}\n{'log':9}{run.submitit / f'{job_id}_0_log.out'}")
+    _say_notes(prepared)
     return 0
 
 
 def _run_here(request: Request, prepared: _Prepared, run: RunDir) -> int:
     from launch.local import run_local
 
+    _say_notes(prepared)
     _say(f"{'run':9}{run.path}")
     result = run_local(run, prepared.resources, request.trainer)
     with quiet_when_nobody_reads():

@@ -9,9 +9,9 @@ from launch.environment import clean_environment, cleaned, user_defaults
 
 OUTER = {
     "SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "quiet,mask_cpu:0x1", "SLURM_MEM_PER_CPU": "100", "SRUN_CPUS_PER_TASK": "1",
-    "SLURMD_NODENAME": "n1", "SUBMITIT_EXECUTOR": "slurm", "PMI_RANK": "0", "PMIX_RANK": "0", "TORCHELASTIC_RUN_ID": "x",
-    "TMRC_ATTEMPT": "3", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500", "CUDA_VISIBLE_DEVICES": "0",
-    "SLURM_CLUSTERS": "other", "SINFO_PARTITION": "other", "SQUEUE_FORMAT": "%i", "PET_NNODES": "2",
+    "SLURMD_NODENAME": "n1", "SUBMITIT_EXECUTOR": "slurm", "PMI_RANK": "0", "PMIX_RANK": "0", "PET_NNODES": "2",
+    "TORCHELASTIC_RUN_ID": "x", "TMRC_ATTEMPT": "3", "RANK": "0", "LOCAL_RANK": "0", "MASTER_PORT": "29500",
+    "CUDA_VISIBLE_DEVICES": "0", "SLURM_CLUSTERS": "other", "SINFO_PARTITION": "other", "SQUEUE_FORMAT": "%i",
 }  # fmt: skip
 STAYS = {
     "SLURM_CONF": "/etc/slurm.conf", "SLURM_JWT": "token", "PATH": "/bin", "HOME": "/root", "WANDB_API_KEY": "k",

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
 from pathlib import Path
 
 import pytest
 
-from launch.cluster import Partition, clock, partitions, seconds
-from tests.launch.fake_slurm import REFUSING, SBATCH, SINFO, install
+from tests.launch.fake_slurm import SBATCH, SINFO, install
 from tests.launch.helpers import REAL, ROOT, STANDIN, call, events, write_config
 from tmrc.config.load import load_config
 
@@ -83,47 +81,6 @@ def test_a_submitted_run_uses_the_code_it_was_submitted_with(tmp_path: Path) -> 
     assert f"export PYTHONPATH={run}/code$" in script
 
 
-def test_no_sbatch_says_to_use_local(tmp_path: Path) -> None:
-    empty = install(tmp_path / "bin")["PATH"].split(os.pathsep)[0]
-    done = call(write_config(tmp_path), module=REAL, env={"PATH": empty})
-    assert (done.code, done.out) == (2, "")
-    assert done.err == "error: no sbatch on PATH, so there is no Slurm here; use --local to run on this machine\n"
-    assert not (tmp_path / "artifacts").exists()
-
-
-def test_what_sbatch_says_reaches_the_user_and_nothing_is_left(tmp_path: Path) -> None:
-    env = install(tmp_path / "bin", sbatch=REFUSING)
-    done = call(write_config(tmp_path), module=REAL, env=env)
-    assert done.code == 2 and "Invalid account" in done.err and len(done.err.splitlines()) == 1
-    assert list((tmp_path / "artifacts").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-p", "gpuu"], "launch.partition: got 'gpuu', valid: gpu, test, long; did you mean 'gpu'?"),
-        (
-            ["-p", "gpu", "-t", "4-00:00:00"],
-            "launch.time: got '4-00:00:00', valid: at most 3-00:00:00 in partition gpu",
-        ),
-        (["-p", "long", "-G", "3"], "launch.gpus_per_node: got 3, valid: at most 2"),
-        (["-G", "9"], "launch.gpus_per_node: got 9, valid: at most 8, what a node of partition gpu has"),
-        (["-t", "2"], "valid: more than 4 minutes"),
-        (["-N", "2"], "launch.nodes: got 2, valid: 1"),
-        (["-G", "-1"], "launch.gpus_per_node: got -1, valid: an integer of at least 0"),
-        (["-J", "a b"], "launch.name: got 'a b'"),
-        (["--resume", "nowhere"], "--resume: 'nowhere' is no run directory"),
-    ],
-)
-def test_what_the_cluster_cannot_give_is_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
-    env = install(tmp_path / "bin", sbatch=SBATCH, sinfo=SINFO)
-    done = call(
-        *arguments, write_config(tmp_path), "training.device=auto", "training.batch_size=72", module=REAL, env=env
-    )
-    assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
-    assert not (tmp_path / "artifacts").exists()
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_on_the_command_line(tmp_path: Path, text: str) -> None:
     config = write_config(tmp_path)
@@ -140,26 +97,6 @@ def test_hostile_text_on_the_command_line(tmp_path: Path, text: str) -> None:
         done = call("--dry-run", *arguments, module=REAL)
         assert (done.code, done.out) == (2, ""), arguments
         assert len(done.err.splitlines()) == 1 and len(done.err) < 1000
-
-
-def test_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", install(tmp_path / "bin", sinfo=SINFO)["PATH"])
-    assert partitions() == {
-        "gpu": Partition("gpu", True, 3 * 86400, 12, 8),
-        "test": Partition("test", False, 3600, 2, 0),
-        "long": Partition("long", False, None, 4, 2),
-    }
-    monkeypatch.setenv("PATH", install(tmp_path / "bin", sinfo="#!/bin/bash\nexit 1\n")["PATH"])
-    assert partitions() == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("30", 1800), ("30:15", 1815), ("1:00:00", 3600), ("2-0", 172800), ("1-12:30", 131400), ("0-00:00:09", 9)],
-)
-def test_times(text: str, value: int) -> None:
-    assert seconds(text) == value
-    assert seconds(clock(value)) == value
 
 
 def test_a_queued_job_is_not_submitted_again(tmp_path: Path) -> None:
