@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from tmrc.config.errors import ConfigError
 from tmrc.config.schema import TrainingConfig
+from tmrc.train.pulse import Pulse
+
+LEAST_PATIENCE = 1800.0  # seconds to wait for another process; the watchdog ends what hangs long before
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class World:
     size: int
     device: torch.device
     device_bytes: int = 0  # memory of the smallest GPU among the processes'; 0 on CPUs
+    pulse: Pulse = field(default_factory=Pulse)
+    patience: timedelta = timedelta(seconds=LEAST_PATIENCE)  # to wait for the others in one exchange
 
     @property
     def leads(self) -> bool:
@@ -32,7 +38,7 @@ class World:
 
 
 @contextmanager
-def join_world(training: TrainingConfig) -> Iterator[World]:
+def join_world(training: TrainingConfig, pulse: Pulse) -> Iterator[World]:
     """Join the processes that torchrun started (its environment variables), or be alone; leave at the end.
 
     GPUs talk through NCCL and CPUs through gloo; control messages always take gloo, so that they never wait for a GPU.
@@ -43,12 +49,14 @@ def join_world(training: TrainingConfig) -> Iterator[World]:
         torch.cuda.set_device(device)
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     if size == 1:
-        yield World(rank, size, device, memory)
+        yield World(rank, size, device, memory, pulse)
         return
+    pulse("joining the other ranks")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size)
+    patience = timedelta(seconds=max(LEAST_PATIENCE, 2 * training.hang_timeout))
+    dist.init_process_group(backend, rank=rank, world_size=size, timeout=patience)
     smallest = min(gather(memory, World(rank, size, device)))  # nodes can have different GPUs
-    yield World(rank, size, device, smallest)
+    yield World(rank, size, device, smallest, pulse, patience)
     dist.destroy_process_group()  # not after an error: a peer may be gone, and this would wait for it
 
 

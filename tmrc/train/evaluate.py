@@ -47,6 +47,7 @@ class Validation:
         module.train()
         if losses is None:
             return None
+        self._world.pulse("adding up the validation")
         everyone = {index: loss for part in gather(losses, self._world) for index, loss in part.items()}
         # fsum is exact, so the mean has the same bits for every number of processes.
         return math.fsum(everyone.values()) / self._targets

@@ -62,6 +62,7 @@ class Loop:
             self._throughput.start()
             while progress.step < total:
                 self._agreement.propose(stop=self._request.signal is not None, save=self._save_is_due())
+                parts.world.pulse("reading data")
                 began = time.perf_counter()
                 hosts = feed.next()
                 self._throughput.waited(time.perf_counter() - began)
@@ -82,6 +83,7 @@ class Loop:
         scale = parts.world.size / targets  # DDP takes the mean over ranks
         losses = []
         for position, host in enumerate(hosts):
+            parts.world.pulse("forward and backward")
             batch = to_device(host, parts.world.device, parts.config.datasets.eos_token)
             if parts.probe:
                 parts.probe.look_up(parts.reader, host)
@@ -89,13 +91,15 @@ class Loop:
                 parts.probe.check(parts.reader, host, batch, mask, f"step {step + 1}")
             losses.append(parts.stepper.backward(batch, host.index, step, scale, position == len(hosts) - 1))
         rate = learning_rate(step, parts.plan.total_steps, parts.config.optimizer.lr, self._training)
+        parts.world.pulse("updating the weights")
         norm = parts.stepper.update(step, rate)
-        self.progress.step = step + 1
+        self.progress.step = parts.world.pulse.step = step + 1
         return StepResult(torch.stack(losses).sum() / targets, norm, rate)
 
     def _after_step(self, result: StepResult) -> bool:
         """Log, validate and save as is due after a step. False when all ranks agreed to stop."""
         progress, training = self.progress, self._training
+        self.parts.world.pulse("agreeing with the other ranks")
         decision = self._agreement.decide()
         at_end = progress.step == self.parts.plan.total_steps
         logs = progress.step % training.log_interval == 0 or at_end or progress.step == 1
@@ -152,8 +156,11 @@ class Loop:
         return True
 
     def _interrupted(self) -> bool:
+        self.parts.world.pulse("agreeing with the other ranks")
         self._agreement.propose(stop=self._request.signal is not None, save=False)
-        return self._agreement.decide().stop
+        decision = self._agreement.decide()
+        self.parts.world.pulse("validating")
+        return decision.stop
 
     def _stop(self) -> Outcome:
         cause = self._request.signal or "signal on another rank"
@@ -173,6 +180,7 @@ class Loop:
         if not self._training.save_model or progress.saved_step == progress.step:
             return
         self._require_finite()
+        self.parts.world.pulse("writing a checkpoint")
         if self.parts.world.leads:
             began = time.perf_counter()
             assert self._metrics is not None
@@ -182,6 +190,7 @@ class Loop:
             append_event(
                 self.run_dir, "checkpoint", attempt=self.attempt, step=progress.step, path=path.name, seconds=seconds
             )
+        self.parts.world.pulse("waiting for the checkpoint")
         self._agreement.wait_for_all()  # nobody leaves while rank 0 still writes
         progress.saved_step, progress.saved_at = progress.step, time.monotonic()
         self._throughput.start()

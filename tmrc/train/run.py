@@ -9,7 +9,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from tmrc.train.distributed import World, broadcast_tensors, from_leader, join_w
 from tmrc.train.loop import Loop, Progress
 from tmrc.train.metrics import rewind
 from tmrc.train.outcome import Outcome
+from tmrc.train.pulse import Pulse, pulse_of
 from tmrc.train.setup import Parts, build_parts, warm_up_batch
 from tmrc.train.stop import StopRequest
 from tmrc.train.tracking import Tracker
@@ -50,6 +51,7 @@ class Session:
     attempt: int
     rank: int
     request: StopRequest
+    pulse: Pulse = field(default_factory=Pulse)
     loop: Loop | None = None
 
     @property
@@ -109,26 +111,33 @@ def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
 
 def _train(session: Session) -> Outcome:
     """Join the other ranks, build or restore the run, and train."""
+    pulse = session.pulse = pulse_of(session.rank)
+    pulse("reading the configuration")
     config = load_config(session.run.config)
     _set_determinism(config)
-    with join_world(config.training) as world:
+    with join_world(config.training, pulse) as world:
         session.attempt = from_leader(session.attempt, world)
         outcomes.announce(session.run, session.attempt, session.rank)
+        pulse("reading the data set's layout")
         plan = plan_data(config)
         checkpoint = _agree_on_checkpoint(session.run, world)
         state = load_state(checkpoint) if checkpoint else None
         _require_same_run(state, plan)
+        pulse("building the model")
         parts = build_parts(config, plan, world, state.micro_batch_size if state else None)
+        pulse("warming up")
         if world.size > 1 or parts.compiled:
             parts.stepper.warm_up(warm_up_batch(parts))
         progress = Progress()
         if checkpoint and state:
             _restore(checkpoint, state, parts)
             progress = Progress(state.step, state.validation_due, state.step, time.monotonic())
+        pulse("preparing the run directory")
         if world.leads:
             rewind(session.run, progress.step, progress.validation_due)
             set_aside(session.run, progress.step)
             _say_started(session, parts, state)
+        pulse("starting to train")
         session.loop = Loop(session.run, session.attempt, parts, session.request, progress)
         tracker = Tracker(session.run, config.wandb_log) if world.leads else None
         outcome = session.loop.run()
@@ -148,12 +157,14 @@ def _set_determinism(config: Config) -> None:
 def _agree_on_checkpoint(run: RunDir, world: World) -> Checkpoint | None:
     """The newest good checkpoint as rank 0 sees it: on a shared file system ranks can see different directories."""
     found: dict[str, Any] = {}
+    world.pulse("verifying the newest checkpoint")
     if world.leads:
         try:
             checkpoint = newest_checkpoint(run)
             found = {"path": str(checkpoint.path), "step": checkpoint.step} if checkpoint else {}
         except CheckpointError as error:
             found = {"error": str(error)}
+    world.pulse("waiting for the choice of a checkpoint")
     found = from_leader(found, world)
     if "error" in found:
         raise CheckpointError(found["error"])
@@ -171,8 +182,10 @@ def _require_same_run(state: TrainerState | None, plan: DataPlan) -> None:
 
 def _restore(checkpoint: Checkpoint, state: TrainerState, parts: Parts) -> None:
     """Load rank 0's reading of the checkpoint on every rank."""
+    parts.world.pulse("restoring the checkpoint")
     load_model(checkpoint, parts.model)
     load_optimizer(checkpoint, parts.model, parts.optimizer)
+    parts.world.pulse("sharing the checkpoint")
     # One reading for all: what rank 0 verified is what every rank trains on.
     broadcast_tensors(list(model_tensors(parts.model).values()), parts.world)
     device_tensors = optimizer_tensors(parts.model, parts.optimizer).values()

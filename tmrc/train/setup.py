@@ -84,7 +84,7 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
         model=model,
         module=module,
         compiled=compiled,
-        stepper=Stepper(config, wrapped, optimizer, scaler, mask, device),
+        stepper=Stepper(config, wrapped, optimizer, scaler, mask, device, world.pulse),
         optimizer=optimizer,
         scaler=scaler,
         reader=reader,
@@ -125,6 +125,7 @@ def warm_up_batch(parts: Parts) -> Batch:
 def _distribute(module: LossModule, world: World) -> nn.Module:
     if world.size == 1:
         return module
+    world.pulse("comparing the models")
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 

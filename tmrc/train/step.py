@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 
 from tmrc.config.schema import Config
 from tmrc.train.batch import IGNORED, Batch
+from tmrc.train.pulse import Pulse
 
 NEVER = 2**62  # code of "no step was non-finite"
 
@@ -67,8 +69,10 @@ class Stepper:
         scaler: torch.amp.GradScaler,
         build_mask: Callable[[Tensor], Any],
         device: torch.device,
+        pulse: Pulse,
     ) -> None:
         self._config = config
+        self._pulse = pulse
         self._module = module
         self._optimizer = optimizer
         self._scaler = scaler
@@ -83,7 +87,7 @@ class Stepper:
             torch.manual_seed(seed_of(self._config.training.seed, step, index))
         with contextlib.nullcontext() if last else self._without_reduction():
             loss: Tensor = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
-            torch.autograd.backward(self._scaler.scale(loss * scale))
+            self._backward(self._scaler.scale(loss * scale), last)
         loss = loss.detach()
         self._note_if_bad(loss, step * self._micro_batches + index)
         return loss
@@ -113,7 +117,7 @@ class Stepper:
         """
         generator = torch.get_rng_state()
         loss = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
-        torch.autograd.backward(loss)
+        self._backward(loss, reduces=True)
         self._optimizer.zero_grad(set_to_none=True)
         torch.set_rng_state(generator)
 
@@ -126,6 +130,16 @@ class Stepper:
         """(step, micro-batch) of a code; the micro-batch is None when the gradient overflowed, not a loss."""
         step, index = divmod(code, self._micro_batches)
         return step, index if index < self._micro_batches - 1 else None
+
+    def _backward(self, loss: Tensor, reduces: bool) -> None:
+        """Backward pass, with a beat between this rank's own arithmetic and its wait for the others' gradients."""
+
+        def before_waiting(_: Tensor) -> None:  # runs after the backward pass and before DDP's end of it
+            Variable._execution_engine.queue_callback(lambda: self._pulse("reducing the gradients"))  # type: ignore[attr-defined]
+
+        if reduces:
+            loss.register_hook(before_waiting)
+        torch.autograd.backward(loss)
 
     def _note_if_bad(self, value: Tensor, code: int) -> None:
         """Remember the first non-finite value without waiting for the device."""

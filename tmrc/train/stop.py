@@ -61,7 +61,7 @@ class Agreement:
 
     def __init__(self, world: World) -> None:
         self._flags = torch.zeros(2, dtype=torch.int32)
-        self._group = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=world.patience) if world.size > 1 else None
         self._pending: dist.Work | None = None
 
     def propose(self, stop: bool, save: bool) -> None:
