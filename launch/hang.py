@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launch.processes import state
 from tmrc.config.heartbeat import Beat, read_heartbeat
 
 
@@ -32,11 +33,20 @@ class HangWatch:
         return time.monotonic() - min(last, default=self.began) > self.timeout
 
 
-def positions(beats: Mapping[int, Beat]) -> dict[str, dict[str, Any]]:
-    """The heartbeats as they stand in a node's report: `still` is how many seconds the rank has not moved."""
+def positions(beats: Mapping[int, Beat], pids: Mapping[int, int]) -> dict[str, dict[str, Any]]:
+    """The heartbeats as they stand in a node's report, by rank.
+
+    `still` is how many seconds the rank has not moved, `frozen` whether the kernel says that its process cannot.
+    """
     now = time.monotonic()
     return {
-        str(rank): {"counter": beat.counter, "step": beat.step, "phase": beat.phase, "still": now - beat.changed}
+        str(rank): {
+            "counter": beat.counter,
+            "step": beat.step,
+            "phase": beat.phase,
+            "still": now - beat.changed,
+            "frozen": rank in pids and state(pids[rank]) in ("T", "t", "D"),
+        }
         for rank, beat in beats.items()
     }
 
@@ -44,12 +54,14 @@ def positions(beats: Mapping[int, Beat]) -> dict[str, dict[str, Any]]:
 def describe_hang(found: Mapping[str, Mapping[str, Any]], timeout: float) -> tuple[str, list[int]]:
     """(one line, the ranks to blame) for the `positions` of all ranks when one of them had been still for too long.
 
-    All ranks pass the same places, so the one that has passed the fewest is the one that the others wait for.
+    All ranks pass the same places, so the one that has passed the fewest is the one that the others wait for. Where
+    several have, as in the middle of a collective, those that the kernel has stopped are to blame.
     """
     if not found:
         return f"no training process has given a sign of life for {timeout:g} seconds", []
     least = min(place["counter"] for place in found.values())
     behind = sorted(int(rank) for rank, place in found.items() if place["counter"] == least)
+    behind = [rank for rank in behind if found[str(rank)].get("frozen")] or behind
     place = found[str(behind[0])]
     where = f"{place['phase']}, step {place['step']}"
     if len(behind) == len(found):

@@ -49,8 +49,10 @@ class NodeTask:
     log: Path | None = None
 
 
-def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] = lambda: None) -> NodeReport:
-    """Start torchrun, pass on requests to stop until it ends, and report. `also` is called at every look.
+def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None = None) -> NodeReport:
+    """Start torchrun, pass on requests to stop until it ends, and report.
+
+    A run in the foreground is looked at by `also`, and there a person's second and third INT cut it short.
 
     Raises OSError when torchrun cannot be started.
     """
@@ -64,10 +66,9 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] = lamb
             start_new_session=True,
             preexec_fn=_before_torchrun,  # safe: this process has one thread
         )
-        person = task.rendezvous is None and "SLURM_JOB_ID" not in os.environ
         attempt = task.run.attempt(task.number)
-        watch = Watch(attempt, process, requests, HangWatch(heartbeats, task.hang_timeout), task.node, person)
-        killed = watch.until_end(also)
+        watch = Watch(attempt, process, requests, HangWatch(heartbeats, task.hang_timeout), task.node, also is not None)
+        killed = watch.until_end(also or (lambda: None))
     finally:
         shutil.rmtree(heartbeats, ignore_errors=True)
     ranks = tuple(sorted(watch.pids))

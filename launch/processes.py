@@ -22,6 +22,12 @@ def start_time(pid: int) -> int | None:
     return None if fields is None or fields[0] in "ZX" else int(fields[19])
 
 
+def state(pid: int) -> str:
+    """The kernel's letter for what the process does (R, S, D, T, Z ...); empty when it is gone."""
+    fields = _stat(pid)
+    return fields[0] if fields else ""
+
+
 def alive(pid: int, started: int | None) -> bool:
     """Whether the process `pid` that began at `started` still runs (any process of that id when `started` is None)."""
     now = start_time(pid)

@@ -87,7 +87,7 @@ class Watch:
         if self.crashed_at is None and self._somebody_crashed(read_files):
             self.crashed_at = time.monotonic()
         if self.crashed_at is not None and time.monotonic() - self.crashed_at > CRASH_GRACE:
-            self.beats = self.beats or positions(self.heartbeats.beats())
+            self.beats = self.beats or positions(self.heartbeats.beats(), self.pids)
             kill_descendants(self.torchrun.pid)  # torchrun is left, to say which rank failed first
 
     def _somebody_crashed(self, read_files: bool) -> bool:
@@ -109,7 +109,7 @@ class Watch:
 
     def _end_hang(self) -> None:
         """End what stands still: first each rank prints its stacks (faulthandler does at ABRT), then all are killed."""
-        self.hung, self.beats = True, positions(self.heartbeats.beats())
+        self.hung, self.beats = True, positions(self.heartbeats.beats(), self.pids)
         print(f"tmrc: no step for {self.heartbeats.timeout:g} seconds; the stacks of the ranks here follow", flush=True)
         for pid in self.pids.values():
             with contextlib.suppress(ProcessLookupError):

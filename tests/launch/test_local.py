@@ -35,7 +35,7 @@ def test_a_run_that_finishes(tmp_path: Path) -> None:
     assert b"hunter2" not in everything
     for rank in (0, 1):
         env = json.loads((run / f"attempts/1/rank_{rank}.env").read_text())
-        assert not [name for name in env if name.startswith(("SLURM_", "SUBMITIT_", "PET_"))]
+        assert not [name for name in env if name.startswith(("SLURM_", "SUBMITIT_", "PET_N"))]
         assert env["RANK"] == str(rank) and env["TMRC_ATTEMPT"] == "1"
         assert env["OMP_NUM_THREADS"] == os.environ.get(
             "OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 2))

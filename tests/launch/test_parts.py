@@ -17,7 +17,7 @@ from launch.progress import State, amount, duration
 from launch.report import losses, plot_losses, smooth
 from launch.rundirs import copy_code, git_state, new_run_id
 from launch.tail import Tail
-from launch.verdict import verdict
+from launch.verdict import NodeReport, verdict, why_silent
 from tests.launch.helpers import ROOT
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
@@ -50,11 +50,11 @@ def test_tail_gives_whole_lines_once_and_starts_again_after_a_rewrite(tmp_path: 
 @pytest.mark.parametrize(
     ("ranks", "log", "torchrun", "ending"),
     [
-        ([{"exit_code": 0, "step": 9}] * 2, "", 0, Ending(0, "finished", "", 9)),
-        ([{"exit_code": 0, "step": 9}] * 2, "", 1, Ending(0, "finished", "", 9)),
-        ([{"exit_code": 75, "step": 4}] * 2, "", 0, Ending(75, "stopped", "", 4)),
-        ([None, {"exit_code": 2, "message": "key: bad"}], "", 1, Ending(2, "failed", "key: bad", 0)),
-        ([{"exit_code": 1, "message": "boom"}, {"exit_code": 75}], "", 1, Ending(1, "failed", "rank 0: boom", 0)),
+        ([{"exit_code": 0, "step": 9}] * 2, "", 0, Ending(0, "finished", "", 9, "finished")),
+        ([{"exit_code": 0, "step": 9}] * 2, "", 1, Ending(0, "finished", "", 9, "finished")),
+        ([{"exit_code": 75, "step": 4}] * 2, "", 0, Ending(75, "stopped", "", 4, "stopped")),
+        ([None, {"exit_code": 2, "message": "key: bad"}], "", 1, Ending(2, "failed", "key: bad", 0, "config")),
+        ([{"exit_code": 1, "message": "boom"}, {"exit_code": 75}], "", 1, Ending(1, "failed", "rank 0: boom", 0, "code_error", "a")),
         ([{"exit_code": 75, "step": 4}, None], TORCHRUN_KILL, 1, (1, "rank 1 was killed by SIGKILL")),
         ([None, None], "", -9, (1, "torchrun was killed by SIGKILL")),
         ([None, None], "ImportError: no libcudart\n", 1, (1, "ImportError: no libcudart")),
@@ -65,7 +65,9 @@ def test_verdict(tmp_path: Path, ranks: list[Any], log: str, torchrun: int, endi
     for rank, said in enumerate(ranks):
         if said is not None:
             (tmp_path / f"rank_{rank}.json").write_text(json.dumps(said))
-    found = verdict(tmp_path, len(ranks), torchrun, log)
+    silent = None in ranks
+    cause, kind = why_silent(torchrun, log, out_of_memory=False) if silent else ("", "")
+    found = verdict(tmp_path, len(ranks), [NodeReport(0, "a", torchrun, cause, kind, ranks=tuple(range(len(ranks))))])
     if isinstance(ending, Ending):
         assert found == ending
     else:
