@@ -39,7 +39,7 @@ def preflight(config: Config, resources: Resources, run: RunDir | None = None) -
     check_batches(config, resources)
     if resources.gpus and config.training.device != "cpu" and (problem := narrow_heads(config)):
         raise ConfigError(f"model.n_head: {problem}")
-    free = check_artifacts(config, _bytes_in(run.checkpoints) if run is not None else 0)
+    free = check_artifacts(config, run)
     data = plan_data(config)
     let_pass = mismatches(config, data.metadata)
     return Facts(data, free, tuple(f"{what}; datasets.allow_mismatch lets it pass" for what in let_pass))
@@ -68,12 +68,13 @@ def check_run_path(path: Path) -> None:
         raise ConfigError(f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path without : and %")
 
 
-def check_artifacts(config: Config, there: int = 0) -> int:
+def check_artifacts(config: Config, run: RunDir | None = None) -> int:
     """The run directory must be writable and have room for the checkpoints; returns the free bytes.
 
-    `there` is how many bytes of checkpoints the run has already.
+    `run` is a run to be continued, which may have moved since, and has checkpoints already.
     """
-    path = Path(config.training.artifacts_path)
+    path = Path(config.training.artifacts_path) if run is None else run.path
+    there = 0 if run is None else _bytes_in(run.checkpoints)
     try:
         folder = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
         status = os.statvfs(folder)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from launch.attempts import last_attempt, read_owner, refuse_running
+from launch.gpus import Resources
 from tmrc.config.errors import ConfigError, UserError, nearest, shown
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, read_jsonl
@@ -76,17 +79,56 @@ def changed_config(run: RunDir, overrides: Sequence[str]) -> Config:
     return load_config(run.config, overrides)
 
 
-def keep_changes(run: RunDir, config: Config) -> None:
-    """Write the changed configuration; the one that the last attempt used stays with that attempt."""
-    if load_config(run.config) == config:
-        return
+def changes(run: RunDir, config: Config) -> dict[str, list[Any]]:
+    """Dotted key -> [value until now, value from now on], for what `config` changes in the run."""
+    before, after = dict(_leaves(asdict(load_config(run.config)))), dict(_leaves(asdict(config)))
+    return {key: [before.get(key), after.get(key)] for key in after if before.get(key) != after.get(key)}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Sections are opened; mappings that are the value of a key are not."""
+    for name, value in values.items():
+        if isinstance(value, dict) and not prefix:
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield prefix + name, value
+
+
+def rank_note(run: RunDir, resources: Resources, nodes: int) -> Iterator[str]:
+    """A run that goes on with more or fewer processes stays right, but not bit for bit."""
+    before = len(list(run.attempt(last_attempt(run)).glob("rank_*.pid")))
+    after = nodes * resources.processes
+    if before and before != after:
+        yield (
+            f"the last attempt had {before} training processes and the next has {after}: sums are rounded in another "
+            "order, so losses may differ in their last digits from those of a run that kept the number"
+        )
+
+
+def take_up(run: RunDir, config: Config) -> Callable[[], None]:
+    """Make the run ready to go on: with the changed configuration, and no longer cancelled.
+
+    Returns what puts all back, for a submission that is refused. Raises UserError when it cannot be written.
+    """
+    cancel = run.path / "cancel.json"
     try:
-        _replace_config(run, config)
+        before = {file: file.read_bytes() for file in (run.config, cancel) if file.exists()}
+        if changes(run, config):
+            _replace_config(run, config)
+        cancel.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename or run.path}: cannot be written: {error.strerror or error}") from None
 
+    def put_back() -> None:
+        with contextlib.suppress(OSError):
+            for file, content in before.items():
+                file.write_bytes(content)
+
+    return put_back
+
 
 def _replace_config(run: RunDir, config: Config) -> None:
+    """Write the changed configuration; the one that the last attempt used stays with that attempt."""
     kept = run.attempt(last_attempt(run))
     kept.mkdir(parents=True, exist_ok=True)
     shutil.copy2(run.config, kept / "config.yaml")
@@ -96,19 +138,19 @@ def _replace_config(run: RunDir, config: Config) -> None:
 
 
 def _refuse_queued(run: RunDir) -> None:
-    """Raise UserError while Slurm still has the job of the last submission, or the one that ran the last attempt."""
-    submitted = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
+    """Raise UserError while Slurm still has a job of the run, or does not say."""
+    if shutil.which("squeue") is None:
+        return  # a machine without Slurm: whoever else runs this run holds its lock, and is fenced off
+    from launch.queue import QueueUnknown, queue
+
+    rows = [row for row in read_jsonl(run.events) if row.get("event") in ("submitted", "requeued")]
     owner = read_owner(run, last_attempt(run))
-    jobs = {str(row["job_id"]) for row in submitted[-1:] if row.get("executor") == "slurm" and "job_id" in row}
-    for job_id in sorted(jobs | ({owner.job_id} if owner and owner.job_id else set())):
-        if state := _queue_state(job_id):
-            raise UserError(f"{run.path}: job {job_id} is still {state.lower()}")
-
-
-def _queue_state(job_id: str) -> str:
-    """What squeue says of a job; empty when it is in no queue, or nobody can say."""
-    command = ["squeue", "-h", "-j", job_id, "-o", "%T"]
+    jobs = {str(row["job_id"]) for row in rows[-2:] if row.get("executor", "slurm") == "slurm" and row.get("job_id")}
+    jobs |= {owner.job_id} if owner and owner.job_id and owner.executor == "slurm" else set()
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+        there = queue(jobs)
+    except QueueUnknown as error:
+        raise UserError(f"{run.path}: cannot tell whether job {', '.join(sorted(jobs))} still runs: {error}") from None
+    for job_id, row in sorted(there.items()):
+        if row.active:
+            raise UserError(f"{run.path}: job {job_id} is still {row.state.lower()} (tmrc cancel ends it)")

@@ -65,6 +65,15 @@ def flag_overrides(flags: Mapping[str, Any]) -> list[str]:
     return [_override(name, value) for name, value in flags.items() if value is not None]
 
 
+def resume_overrides(overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """All that a resumed run shall change: a template that is named anew, what is written, and options over both."""
+    given = {**_overridden(overrides), **{name: value for name, value in flags.items() if value is not None}}
+    named = given.get("template")
+    template = load_template(named, Path.cwd()) if isinstance(named, str) else {}
+    lower = [_override(name, value) for name, value in template.items() if name not in given]
+    return [*lower, *overrides, *flag_overrides(flags)]
+
+
 def check_launch(launch: LaunchConfig) -> None:
     """Raise ConfigError for a setting that may not reach a script."""
     for name, (pattern, valid) in ALLOWED.items():
@@ -105,12 +114,13 @@ def _launch_section(source: str | Path, overrides: Sequence[str]) -> dict[str, A
         groups = [text for text in overrides if "." not in text.partition("=")[0]]
         values = compose(file, values, groups)
     section = values.get("launch")
-    found = dict(section) if isinstance(section, dict) else {}
-    for text in overrides:
-        match = re.match(r"\+{0,2}launch\.(\w+)=(.*)", text, re.DOTALL)
-        if match:
-            found[match[1]] = parse_yaml(match[2], f"command line: launch.{match[1]}")
-    return found
+    return {**(section if isinstance(section, dict) else {}), **_overridden(overrides)}
+
+
+def _overridden(overrides: Sequence[str]) -> dict[str, Any]:
+    """The `launch:` keys that the overrides give."""
+    matches = (re.match(r"\+{0,2}launch\.(\w+)=(.*)", text, re.DOTALL) for text in overrides)
+    return {match[1]: parse_yaml(match[2], f"command line: launch.{match[1]}") for match in matches if match}
 
 
 def _override(name: str, value: Any) -> str:

@@ -8,12 +8,12 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.attempts import hold_lock
+from launch.attempts import hold_lock, last_attempt
 from launch.forecast import Forecast, forecast
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.plan import make_plan, show_plan
@@ -21,7 +21,7 @@ from launch.preflight import Facts, check_run_path, check_slurm, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script, script_notes
-from launch.settings import check_launch, flag_overrides, load_settings
+from launch.settings import check_launch, load_settings, resume_overrides
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
@@ -56,6 +56,7 @@ class _Prepared:
     script: str | None = None  # None for a run on this machine
     start: Forecast | None = None  # None where Slurm was not asked
     notes: tuple[str, ...] = ()
+    changed: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)  # key -> [old, new], of a resumed run
 
 
 def submit(request: Request) -> int:
@@ -63,37 +64,48 @@ def submit(request: Request) -> int:
     prepared = _prepare(request)
     if request.dry_run:
         return _show(request, prepared)
-    run = prepared.run
-    if request.resume is None:
-        run = create_run(prepared.config, prepared.run.path.name, request.command)
-        hold_lock(run, name="submit.lock")
-    else:
-        from launch.resume import keep_changes
+    undo = _take_up(prepared) if request.resume is not None else _create(request, prepared)
+    return _run_here(request, prepared) if request.local else _submit_job(request, prepared, undo)
 
-        keep_changes(run, prepared.config)
-    return _run_here(request, prepared, run) if request.local else _submit_job(request, prepared, run)
+
+def _create(request: Request, prepared: _Prepared) -> Callable[[], None]:
+    """Make the run directory; returns what removes it, as long as nothing has run in it."""
+    run = create_run(prepared.config, prepared.run.path.name, request.command)
+    hold_lock(run, name="submit.lock")
+    return lambda: shutil.rmtree(run.path)
+
+
+def _take_up(prepared: _Prepared) -> Callable[[], None]:
+    from launch.resume import take_up
+
+    return take_up(prepared.run, prepared.config)
 
 
 def _prepare(request: Request) -> _Prepared:
-    config, run = _resumed(request) if request.resume is not None else _new(request)
+    if request.resume is None:
+        return _check(request, *_new(request))
+    from launch.resume import changes, rank_note
+
+    config, run = _resumed(request)
+    prepared = _check(request, config, run, there=run)
+    notes = rank_note(run, prepared.resources, config.launch.nodes)
+    return dataclasses.replace(prepared, notes=(*prepared.notes, *notes), changed=changes(run, config))
+
+
+def _check(request: Request, config: Config, run: RunDir, there: RunDir | None = None) -> _Prepared:
+    """All that can be known beforehand, what takes no time first; nothing is written. `there` is a run to continue."""
     check_run_path(run.path)
-    there = run if request.resume is not None else None
     if request.local:
         resources = local_resources(config)
         unused = ("launch.setup is for batch jobs and is not run with --local",) if config.launch.setup else ()
         return _Prepared(config, resources, preflight(config, resources, there), run, notes=unused)
-    return _prepare_job(request, config, run, there)
-
-
-def _prepare_job(request: Request, config: Config, run: RunDir, there: RunDir | None) -> _Prepared:
-    """Checks of a batch job, those first that take no time; nothing is written."""
     resources = slurm_resources(config)
     script = batch_script(run, config.launch, resources)
     facts = preflight(config, resources, there)
-    partitions, silence = check_slurm(config, resources)
     has_slurm = shutil.which("sbatch") is not None
     if not has_slurm and not request.dry_run:
         raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
+    partitions, silence = check_slurm(config, resources)
     start = forecast(script, partitions) if request.dry_run and has_slurm and not silence else None
     notes = list(script_notes(config.launch, script))
     if not has_slurm:
@@ -116,7 +128,7 @@ def _resumed(request: Request) -> tuple[Config, RunDir]:
     run = find_run(request.resume, _artifacts(request))
     if not request.dry_run:
         hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
-    config = changed_config(run, [*request.overrides, *flag_overrides(request.flags)])
+    config = changed_config(run, resume_overrides(request.overrides, request.flags))
     check_launch(config.launch)
     check_resumable(run, config)
     return config, run
@@ -126,6 +138,13 @@ def _artifacts(request: Request) -> Path:
     """Where a run id is looked for: the artifacts_path of CONFIG, or the default one."""
     config = load_settings(request.source, (), {}) if request.source else Config()
     return Path(config.training.artifacts_path)
+
+
+def _record_changes(prepared: _Prepared) -> None:
+    """Say in events.jsonl what has another value from the next attempt on."""
+    if prepared.changed:
+        run = prepared.run
+        append_event(run, "changed", attempt=last_attempt(run) + 1, changes=prepared.changed)
 
 
 def _say_notes(prepared: _Prepared) -> None:
@@ -154,21 +173,22 @@ def _show(request: Request, prepared: _Prepared) -> int:
     return 0
 
 
-def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
+def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None]) -> int:
+    """Hand the run to Slurm; where that is refused, `undo` what was written for it."""
     from launch.job import TrainJob
     from launch.slurm import submit as hand_over
 
     assert prepared.script is not None
-    resources = prepared.resources
+    run, resources = prepared.run, prepared.resources
     job = TrainJob(str(run.path), resources.processes, resources.devices, trainer=request.trainer)
     try:
         job_id = hand_over(run, job, prepared.script)
     except UserError:
-        if request.resume is None:
-            shutil.rmtree(run.path)  # made a moment ago, and nothing has run in it
+        undo()
         raise
     with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails
         append_event(run, "submitted", executor="slurm", job_id=job_id, overrides=list(request.overrides))
+        _record_changes(prepared)
     if request.as_json:
         _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id})
     else:
@@ -177,9 +197,11 @@ def _submit_job(request: Request, prepared: _Prepared, run: RunDir) -> int:
     return 0
 
 
-def _run_here(request: Request, prepared: _Prepared, run: RunDir) -> int:
+def _run_here(request: Request, prepared: _Prepared) -> int:
     from launch.local import run_local
 
+    run = prepared.run
+    _record_changes(prepared)
     _say_notes(prepared)
     _say(f"{'run':9}{run.path}")
     result = run_local(run, prepared.resources, request.trainer)

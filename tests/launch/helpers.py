@@ -73,7 +73,8 @@ class Done:
 
 
 def call(*arguments: object, module: str = STANDIN, env: dict[str, str] | None = None, cwd: Path = ROOT) -> Done:
-    """Run `tmrc-submit` to its end."""
+    """Run `tmrc-submit` to its end, in any directory."""
+    env = {"PYTHONPATH": str(ROOT), **(env or {})} if cwd != ROOT else env
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
         capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, **(env or {})},

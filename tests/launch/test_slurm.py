@@ -99,19 +99,6 @@ def test_hostile_text_on_the_command_line(tmp_path: Path, text: str) -> None:
         assert len(done.err.splitlines()) == 1 and len(done.err) < 1000
 
 
-def test_a_queued_job_is_not_submitted_again(tmp_path: Path) -> None:
-    squeue = "#!/bin/bash\necho PENDING\n"
-    env = install(tmp_path / "bin", sbatch=SBATCH, squeue=squeue)
-    run_dir = call("--json", write_config(tmp_path), env=env).json["run_dir"]
-    done = call("--resume", run_dir, env=env)
-    assert (done.code, done.out) == (2, "") and "job 4242 is still pending" in done.err
-    env = install(tmp_path / "bin", squeue="#!/bin/bash\nexit 1\n")
-    done = call("--resume", run_dir, "--json", "-t", "60", env=env)
-    assert done.code == 0 and done.json["run_dir"] == run_dir
-    assert "#SBATCH --time=60" in (tmp_path / "bin/submitted.sh").read_text()
-    assert [row["job_id"] for row in events(Path(run_dir))] == ["4242", "4242"]
-
-
 def test_dry_run_of_a_local_run_has_no_script(tmp_path: Path) -> None:
     done = call("--dry-run", "--local", "--json", write_config(tmp_path), "launch.processes_per_node=2", module=REAL)
     assert done.code == 0 and done.json["script"] is None
