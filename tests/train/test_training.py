@@ -349,3 +349,5 @@ def test_when_one_rank_dies_no_other_stays(new_trial: NewTrial) -> None:
     finish(process, expect=1)
     with pytest.raises(ProcessLookupError):
         os.kill(other, 0)
+    assert json.loads((trial.run.attempt(1) / "rank_0.json").read_text())["kind"] == "peer_lost"
+    assert trial.events("failed") == []  # why rank 1 died is for the launcher to say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from tmrc.config.errors import ConfigError
 from tmrc.config.schema import TrainingConfig
+from tmrc.train.failures import GpuError
 from tmrc.train.pulse import Pulse
 
 LEAST_PATIENCE = 1800.0  # seconds to wait for another process; the watchdog ends what hangs long before
@@ -61,10 +63,20 @@ def join_world(training: TrainingConfig, pulse: Pulse) -> Iterator[World]:
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """This process's device. Raises ConfigError when a GPU is asked for and there is none for it."""
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+    """This process's device.
+
+    Raises ConfigError when a GPU is asked for and there is none for it, GpuError when one that was given is gone.
+    """
+    if wanted == "cpu":
         return torch.device("cpu")
-    count = torch.cuda.device_count()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    given = re.findall(r"(?<![\w-])(?:\d+|GPU-[\w-]+|MIG-[\w/-]+)", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if torch.version.cuda and count < len(given):  # training on a CPU instead would look like success
+        raise GpuError(
+            f"the job was given {len(given)} GPUs (CUDA_VISIBLE_DEVICES), but {count} can be used on this node"
+        )
+    if wanted == "auto" and not count:
+        return torch.device("cpu")
     if local_rank >= count:
         raise ConfigError(
             f"training.device: got {wanted!r}, but process {local_rank} of this node has no GPU ({count} visible); "

@@ -16,9 +16,10 @@ from tmrc.config.rundir import RunDir, append_event
 from tmrc.train.batch import HostBatch, count_targets, to_device
 from tmrc.train.checkpoint import TrainerState, prune, save_checkpoint
 from tmrc.train.distributed import all_reduce
+from tmrc.train.failures import DiskError, NonFiniteError
 from tmrc.train.feed import Feed
 from tmrc.train.metrics import MetricsFile, Throughput, memory_gib, peak_flops
-from tmrc.train.outcome import NonFiniteError, Outcome, RunFailure, finished, stopped
+from tmrc.train.outcome import Outcome, finished, stopped
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
 from tmrc.train.step import NEVER, StepResult
@@ -201,7 +202,7 @@ class Loop:
             prune(self.run_dir, self._training.keep_checkpoints)
         except (OSError, SafetensorError) as error:
             step = self.progress.step
-            raise RunFailure(
+            raise DiskError(
                 f"the checkpoint of step {step} cannot be written ({error}); earlier ones are intact"
             ) from None
         return path

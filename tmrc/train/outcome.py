@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import traceback
@@ -12,49 +11,39 @@ from typing import Literal
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir
 from tmrc.train import durable
+from tmrc.train.failures import Kind, RunFailure, kind_of
+
+MESSAGE_LENGTH = 600  # characters; PyTorch's own messages can fill a screen
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one process. `message` is one line for people."""
+    """The end of one process. `kind` is the word for it, `message` one line for people."""
 
     exit_code: int
     status: Literal["finished", "stopped", "failed"]
     step: int
     message: str
-
-
-class RunFailure(Exception):
-    """The run cannot go on, for a reason that is neither the user's input nor a bug: one line, exit code 1."""
-
-
-class NonFiniteError(RunFailure):
-    """The loss or the gradient is NaN or infinite."""
+    kind: Kind
 
 
 def finished(step: int) -> Outcome:
     """The last step was done."""
-    return Outcome(EXIT_FINISHED, "finished", step, f"finished after step {step}")
+    return Outcome(EXIT_FINISHED, "finished", step, f"finished after step {step}", "finished")
 
 
 def stopped(step: int, cause: str) -> Outcome:
     """Stopped in order after `step`; its checkpoint is durable."""
-    return Outcome(EXIT_WANTS_REQUEUE, "stopped", step, f"stopped after step {step} ({cause}); wants the queue again")
+    message = f"stopped after step {step} ({cause}); wants the queue again"
+    return Outcome(EXIT_WANTS_REQUEUE, "stopped", step, message, "stopped")
 
 
 def failed(error: BaseException, step: int) -> Outcome:
     """The exception that ended the process."""
-    if isinstance(error, UserError):
-        return Outcome(error.exit_code, "failed", step, str(error))
-    if isinstance(error, RunFailure):
-        return Outcome(EXIT_CRASHED, "failed", step, str(error))
-    return Outcome(EXIT_CRASHED, "failed", step, " ".join(traceback.format_exception_only(error)[-1].split()))
-
-
-def is_of_the_machine(error: BaseException) -> bool:
-    """Whether the error is a full, read-only or failing disk rather than a bug."""
-    kinds = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE}
-    return isinstance(error, OSError) and error.errno in kinds
+    code = error.exit_code if isinstance(error, UserError) else EXIT_CRASHED
+    ours = isinstance(error, UserError | RunFailure)
+    message = str(error) if ours else " ".join(traceback.format_exception_only(error)[-1].split())[:MESSAGE_LENGTH]
+    return Outcome(code, "failed", step, message, kind_of(error))
 
 
 def attempt_number(run: RunDir) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tmrc.config.errors import CheckpointError, ConfigError, DataError, UserError
+from tmrc.config.errors import CheckpointError, ConfigError, DataError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
@@ -34,6 +34,7 @@ from tmrc.train.checkpoint import (
     set_aside,
 )
 from tmrc.train.distributed import World, broadcast_tensors, from_leader, join_world
+from tmrc.train.failures import is_plain
 from tmrc.train.loop import Loop, Progress
 from tmrc.train.metrics import rewind
 from tmrc.train.outcome import Outcome
@@ -86,11 +87,12 @@ def main(arguments: Sequence[str]) -> int:
 def _record(session: Session, outcome: Outcome) -> None:
     """Leave the outcome in this rank's file and, from rank 0, in events.jsonl."""
     outcomes.record(session.run, session.attempt, session.rank, outcome)
-    if session.rank != 0 or outcome.status == "stopped":
+    # That another process went first is no news, and why it did is not known here: the launcher says it.
+    if session.rank != 0 or outcome.kind in ("stopped", "peer_lost"):
         return
     fields: dict[str, Any] = {"attempt": session.attempt, "step": outcome.step}
     if outcome.status == "failed":
-        fields |= {"exit_code": outcome.exit_code, "cause": outcome.message}
+        fields |= {"exit_code": outcome.exit_code, "kind": outcome.kind, "cause": outcome.message}
     append_event(session.run, outcome.status, **fields)
 
 
@@ -104,7 +106,7 @@ def _speak_once(rank: int) -> None:
 
 def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
     """One line for what a person can mend, a traceback for what is our bug."""
-    if not (isinstance(error, UserError | outcomes.RunFailure) or outcomes.is_of_the_machine(error)):
+    if not is_plain(outcome.kind):
         traceback.print_exc()
     print(f"error: rank {session.rank}: {outcome.message}", file=sys.stderr, flush=True)
 

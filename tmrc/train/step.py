@@ -135,10 +135,10 @@ class Stepper:
         """Backward pass, with a beat between this rank's own arithmetic and its wait for the others' gradients."""
 
         def before_waiting(_: Tensor) -> None:  # runs after the backward pass and before DDP's end of it
-            Variable._execution_engine.queue_callback(lambda: self._pulse("reducing the gradients"))  # type: ignore[attr-defined]
+            Variable._execution_engine.queue_callback(lambda: self._pulse("reducing the gradients"))
 
         if reduces:
-            loss.register_hook(before_waiting)
+            loss.register_hook(before_waiting)  # type: ignore[no-untyped-call]
         torch.autograd.backward(loss)
 
     def _note_if_bad(self, value: Tensor, code: int) -> None:
