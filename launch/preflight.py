@@ -124,6 +124,9 @@ def disk_bytes(config: Config) -> int | None:
 
 def check_slurm(config: Config, resources: Resources) -> tuple[list[Partition], str]:
     """Check what the job asks for; returns the partitions that may run it, and why the cluster gave no answer."""
+    for word in (config.launch.python or "").split():
+        if word.endswith(".sif") and word.startswith("/") and not Path(word).is_file():
+            raise ConfigError(f"launch.python: {word}: no such file")
     save = (save_seconds(config) if config.training.save_model else None) or SAVE_MARGIN
     check_times(config.launch, resources, save)
     cluster = ask_cluster()

@@ -55,7 +55,7 @@ def script_notes(launch: LaunchConfig, script: str) -> Iterator[str]:
     """What a user may not have thought of."""
     for name, value in user_defaults(os.environ, script).items():
         yield f"{name}={value} in your environment decides what the script leaves open"
-    if launch.cpus_per_task is None and not any(name.startswith("cpus-per-") for name in launch.sbatch):
+    if "#SBATCH --cpus-per-" not in script:
         yield "launch.cpus_per_task is not set, so a node gives the cores that the partition does by default, often one"
 
 
@@ -79,6 +79,16 @@ def directives(run: RunDir, launch: LaunchConfig, resources: Resources, array: s
         "requeue": "",
         "open-mode": "append",
         "output": str(run.submitit / f"{'%A_%a' if array else '%j'}_0_log.out"),  # where Submitit looks for it
-        **launch.sbatch,
+        **_further(launch, resources),
     }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _further(launch: LaunchConfig, resources: Resources) -> dict[str, str]:
+    """launch.sbatch without what sbatch would not take together with a key of ours, or without GPUs."""
+    left_out = {"cpus-per-gpu": launch.cpus_per_task, "mem-per-gpu": launch.mem, "mem-per-cpu": launch.mem}
+    return {
+        name: value
+        for name, value in launch.sbatch.items()
+        if left_out.get(name) is None and (resources.gpus or not name.endswith("-per-gpu"))
+    }

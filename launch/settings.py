@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "time": (TIME, "minutes, h:m:s or days-h:m:s, such as 2-00:00:00"),
     "constraint": (r"[A-Za-z0-9_.,&|*()\[\]=-]+", "feature names joined by & | , * ( ) [ ]"),
     "exclude": (r"[A-Za-z0-9_.,\[\]-]+", "node names such as node[1-3],node7"),
-    "python": (r"[A-Za-z0-9_./:@=+,~ -]+", "words of letters, digits and . _ / : @ = + , ~ -, which no shell reads"),
+    "python": (r"[A-Za-z0-9_./:@=+, -]+", "words of letters, digits and . _ / : @ = + , -, which no shell reads"),
 }  # fmt: skip
 _SBATCH_VALUE = (r"[A-Za-z0-9_./:@=+,&|*()\[\] -]*", "letters, digits, spaces and . _ / : @ = + , & | * ( ) [ ] -")
 MAX_LENGTH = 1000
