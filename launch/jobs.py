@@ -23,6 +23,9 @@ _UNREACHABLE = re.compile(
 )
 
 
+_ALIVE = ("RUNNING", "SIGNALING", "CONFIGURING", "RESIZING", "SUSPENDED", "STOPPED")
+
+
 @dataclass(frozen=True)
 class JobFacts:
     """What `scontrol show job` says.
@@ -40,7 +43,7 @@ class JobFacts:
     @property
     def ending(self) -> bool:
         """Whether Slurm is taking the job's nodes away, whatever the job does."""
-        return self.state != "RUNNING"
+        return self.state not in _ALIVE
 
 
 def job_id_of(environ: Mapping[str, str]) -> str:
@@ -52,7 +55,7 @@ def job_id_of(environ: Mapping[str, str]) -> str:
 def show_job(job_id: str) -> JobFacts | None:
     """What the controller says of the job now; None when it does not answer or has forgotten it."""
     done = _call("scontrol", "show", "job", "-o", job_id)
-    if done is None or done.returncode != 0:
+    if done is None or done.returncode != 0 or "JobState=" not in done.stdout:  # it can print nothing for a moment
         return None
     found = dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
     preempted = found.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
@@ -77,6 +80,11 @@ def requeue(job_id: str, restarts: int, keep_trying: Callable[[], bool]) -> str:
         if (facts is not None and not _UNREACHABLE.search(words)) or not keep_trying():
             return words.removeprefix("scontrol: ") or "scontrol requeue failed without a word"
         time.sleep(RETRY)
+
+
+def ask_tasks_to_stop(job_id: str) -> None:
+    """USR2 to the tasks of every step of the job; the batch step does not get it."""
+    _call("scancel", "--signal=USR2", job_id)
 
 
 def hosts(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -67,7 +67,15 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
             preexec_fn=_before_torchrun,  # safe: this process has one thread
         )
         attempt = task.run.attempt(task.number)
-        watch = Watch(attempt, process, requests, HangWatch(heartbeats, task.hang_timeout), task.node, also is not None)
+        watch = Watch(
+            attempt,
+            task.processes,
+            process,
+            requests,
+            HangWatch(heartbeats, task.hang_timeout),
+            task.node,
+            also is not None,
+        )
         killed = watch.until_end(also or (lambda: None))
     finally:
         shutil.rmtree(heartbeats, ignore_errors=True)

@@ -23,7 +23,7 @@ from launch.decide import Past, Situation, already_requeued, decide, nodes_to_av
 from launch.gpus import Resources, slurm_resources
 from launch.history import close_unfinished, history
 from launch.job import ATTEMPT, MEETING, last_line, record
-from launch.jobs import JobFacts, down_nodes, hosts, job_id_of, requeue, show_job
+from launch.jobs import JobFacts, ask_tasks_to_stop, down_nodes, hosts, job_id_of, requeue, show_job
 from launch.rendezvous import choose_port
 from launch.resubmit import resubmit
 from launch.srun import Step
@@ -144,19 +144,22 @@ class Supervisor:
         while step.running():
             if len(self.signals.names) > seen and not self.asked:
                 seen = len(self.signals.names)
-                self._ask_if_ended_by_slurm()
+                self._heed_signal()
             time.sleep(POLL)
 
-    def _ask_if_ended_by_slurm(self) -> None:
-        """Slurm has begun to end the job for the time limit or a preemption: nothing is forfeited by asking now."""
-        facts = show_job(self.job_id)
-        if facts is None or not facts.ending or self._cancelled() or already_requeued(self._facts_only(facts)):
-            return
-        if facts.preempted or facts.reason == "TimeLimit":
-            self.asked = not requeue(self.job_id, self.restarts, lambda: False)
+    def _heed_signal(self) -> None:
+        """See what a signal to this process means.
 
-    def _facts_only(self, facts: JobFacts) -> Situation:
-        return Situation(Past(Ending(EXIT_CRASHED, "failed")), facts=facts, restarts=self.restarts)
+        When Slurm has begun to end the job for the time limit or a preemption, nothing is forfeited by asking for the
+        queue now. A signal to this process alone (`scancel --batch`, `--full`) is passed on to the tasks.
+        """
+        facts = show_job(self.job_id)
+        if facts is None or self._cancelled():
+            return
+        if not facts.ending:
+            ask_tasks_to_stop(self.job_id)
+        elif facts.restarts <= self.restarts and (facts.preempted or facts.reason == "TimeLimit"):
+            self.asked = not requeue(self.job_id, self.restarts, lambda: False)
 
     def _reports(self, number: int) -> list[NodeReport]:
         """What the nodes have left; those that were killed leave nothing."""

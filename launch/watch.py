@@ -19,6 +19,7 @@ from launch.processes import alive, kill_descendants
 POLL = 0.1  # seconds between looks at processes
 FILES_EVERY = 20  # looks between two at what the ranks have written: the run may lie on a shared filesystem
 CRASH_GRACE = 10.0  # seconds that the other ranks have to end after one has crashed
+ORPHAN_PATIENCE = 60.0  # seconds that ranks have to save when their torchrun was killed
 STACK_SECONDS = 3.0  # for hung ranks to print where they are
 KILLED = "killed on request before it could save; resuming goes on from the last checkpoint"
 
@@ -34,15 +35,18 @@ class Requests:
 
 @dataclass
 class Watch:
-    """torchrun and the ranks under it, as their files in `attempt` tell of them; `node` is ours among the job's."""
+    """torchrun and its `processes` ranks, as their files in `attempt` tell of them; `node` is ours among the job's."""
 
     attempt: Path
+    processes: int
     torchrun: subprocess.Popen[bytes]
     requests: Requests
     heartbeats: HangWatch
     node: int = 0
     impatient: bool = True  # whether a second and third INT end the run without saving
     crashed_at: float | None = None
+    ended_at: float | None = None  # when torchrun had
+    left_at: float | None = None  # when the last rank had ended
     hung: bool = False
     beats: dict[str, dict[str, Any]] = field(default_factory=dict)
     pids: dict[int, int] = field(default_factory=dict)  # of the ranks here whose signal handlers stand
@@ -51,7 +55,7 @@ class Watch:
     def until_end(self, also: Callable[[], None]) -> str:
         """Wait for torchrun to end, calling `also` at every look. Returns why it was killed on request, or nothing."""
         looks = 0
-        while self.torchrun.poll() is None:
+        while self._going():
             also()
             self._find_ranks()
             # The first INT saves, the second is patience running out: it ends what has nothing to save yet.
@@ -62,11 +66,21 @@ class Watch:
                 return KILLED
             self._deliver()
             self._end_after_crash(read_files=looks % FILES_EVERY == 0)
+            self._end_when_left_alone()
             if self.crashed_at is None and looks % FILES_EVERY == 0 and self.heartbeats.hung():
                 self._end_hang()
             looks += 1
             time.sleep(POLL)
         return ""
+
+    def _going(self) -> bool:
+        """Whether torchrun runs or, after it was killed, ranks that it leaves behind: those stop and save."""
+        code = self.torchrun.poll()
+        if code is None:
+            return True
+        self.ended_at = self.ended_at or time.monotonic()
+        orphans = code < 0 and not self.hung and any(alive(pid, None) for pid in self.pids.values())
+        return orphans and time.monotonic() - self.ended_at < ORPHAN_PATIENCE
 
     def _find_ranks(self) -> None:
         for file in self.attempt.glob("rank_*.pid"):
@@ -89,6 +103,14 @@ class Watch:
         if self.crashed_at is not None and time.monotonic() - self.crashed_at > CRASH_GRACE:
             self.beats = self.beats or positions(self.heartbeats.beats(), self.pids)
             kill_descendants(self.torchrun.pid)  # torchrun is left, to say which rank failed first
+
+    def _end_when_left_alone(self) -> None:
+        """A torchrun whose ranks are gone waits for the torchrun of another node, for minutes if that was killed."""
+        if self.left_at is None and len(self.pids) == self.processes:
+            gone = not any(alive(pid, None) for pid in self.pids.values())
+            self.left_at = time.monotonic() if gone else None
+        if self.left_at is not None and time.monotonic() - self.left_at > CRASH_GRACE:
+            self.torchrun.kill()
 
     def _somebody_crashed(self, read_files: bool) -> bool:
         return any(self._crashed(rank, read_files) for rank in self.pids) or (read_files and self._neighbour_failed())
