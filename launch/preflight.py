@@ -74,7 +74,6 @@ def check_artifacts(config: Config, run: RunDir | None = None) -> int:
     `run` is a run to be continued, which may have moved since, and has checkpoints already.
     """
     path = Path(config.training.artifacts_path) if run is None else run.path
-    there = 0 if run is None else _bytes_in(run.checkpoints)
     try:
         folder = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
         status = os.statvfs(folder)
@@ -86,7 +85,8 @@ def check_artifacts(config: Config, run: RunDir | None = None) -> int:
         raise ConfigError(f"training.artifacts_path: {folder}: you may not write there")
     _try_to_write(folder)
     free = status.f_bavail * status.f_frsize
-    wanted = max(0, (disk_bytes(config) or 0) - there) + OWN_BYTES
+    wanted = disk_bytes(config) or 0
+    wanted = wanted + OWN_BYTES if run is None else max(0, wanted - _bytes_in(run.checkpoints))
     if wanted > free:
         kept = config.training.keep_checkpoints
         what = f"keep_checkpoints {kept} and one being written" if config.training.save_model else "code and logs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import getpass
 import os
@@ -26,6 +27,7 @@ from tmrc.config.schema import Config
 PACKAGES = (Path(tmrc.__file__).parent, Path(launch.__file__).parent)
 LIBRARIES = ("tmrc", "torch", "submitit", "numpy", "safetensors")
 MAX_DIFF = 1_000_000  # characters of uncommitted changes kept in run.json
+COPIES = 3  # tries to copy the code while it is edited
 
 
 def new_run_id(config: Config, source: str | Path) -> str:
@@ -36,35 +38,63 @@ def new_run_id(config: Config, source: str | Path) -> str:
 
 
 def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
-    """Make the directory of a new run with all that an attempt needs. Raises UserError when it cannot be made."""
+    """Make the directory of a new run with all that an attempt needs. Raises UserError when it cannot be made.
+
+    It appears under its name when it is whole: whoever is killed on the way leaves a hidden directory and no run.
+    """
     run = RunDir(Path(config.training.artifacts_path) / run_id)
+    unfinished = RunDir(run.path.with_name(f".{run_id}"))
     try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
-        run.path.mkdir()  # a run directory is never written into by a second run
-        _fill(run, config, command)
+        unfinished.path.mkdir()  # a run directory is never written into by a second run
+        try:
+            _fill(unfinished, config, provenance(run_id, command))
+            unfinished.path.rename(run.path)
+        except BaseException:
+            shutil.rmtree(unfinished.path, ignore_errors=True)
+            raise
     except OSError as error:
-        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {error.strerror or error}") from None
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # the first of many
+        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why}") from None
     return run
 
 
-def _fill(run: RunDir, config: Config, command: Sequence[str]) -> None:
-    """Write what an attempt needs into the new directory, or remove it."""
-    try:
-        run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
-        copy_code(run.code)
-        write_config(config, run.config)
-        write_json(run.run_json, provenance(run.path.name, command))
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)
-        raise
+def _fill(run: RunDir, config: Config, about: dict[str, Any]) -> None:
+    """Write what an attempt needs into the new directory."""
+    run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
+    copy_code(run.code)
+    write_config(config, run.config)
+    write_json(run.run_json, about)
 
 
 def copy_code(target: Path) -> None:
-    """Copy the packages to `target`, which appears only when it is whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    """Copy the packages to `target`, as they are at one moment. Raises UserError when they do not keep still."""
+    for _ in range(COPIES):
+        before = _state()
+        try:
+            for package in PACKAGES:
+                unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+                shutil.copytree(package, target / package.name, ignore=unwanted)
+        except (shutil.Error, FileNotFoundError):
+            if _state() == before:
+                raise
+        else:
+            if _state() == before:
+                return
+        shutil.rmtree(target)  # somebody saved or changed branches meanwhile
+    raise UserError(f"{PACKAGES[0].parent}: the code changes while it is copied; submit again when it keeps still")
+
+
+def _state() -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file of the packages."""
+    found = {}
     for package in PACKAGES:
-        shutil.copytree(package, temporary / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
-    temporary.rename(target)
+        for file in package.rglob("*"):
+            if "__pycache__" not in file.parts:
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.lstat()
+                    found[str(file)] = (status.st_size, status.st_mtime_ns)
+    return found
 
 
 def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +131,10 @@ def _version(library: str) -> str | None:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """Commit, uncommitted changes and untracked files of the packages; None when they are not from a checkout."""
+    """Commit, uncommitted changes and untracked files of the packages; None when they are not from a checkout.
+
+    What is in the untracked files is in code/, which has every file of the packages.
+    """
     names = [package.name for package in PACKAGES]
     if not _git(root, "ls-files", f"{names[0]}/__init__.py"):
         return None
@@ -111,6 +144,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,
         "dirty": bool(diff or untracked),
         "diff": diff[:MAX_DIFF],
+        "diff_is_whole": len(diff) <= MAX_DIFF,
         "untracked": untracked.split("\n")[:-1],
     }
 

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.gpus import Resources, local_resources, slurm_resources, visible_devices
-from launch.preflight import preflight
+from launch.preflight import disk_bytes, preflight
 from tests.launch.helpers import write_config
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
+from tmrc.config.rundir import RunDir
 
 CPU = Resources(0, 1, ())
 
@@ -118,3 +122,47 @@ def test_resources_on_slurm(tmp_path: Path) -> None:
         slurm("cpu", gpus_per_node=2)
     with pytest.raises(UserError, match=r"gpus_per_node: got 0 with training.device: cuda"):
         slurm("cuda", gpus_per_node=0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system takes root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_too_small_or_full(tmp_path: Path, small_disk: Path) -> None:
+    where = {"artifacts_path": str(small_disk / "runs")}
+    preflight(load_config(write_config(tmp_path, training=where)), CPU)
+    wider = {"d_model": 256}
+    words = refusal(tmp_path, training=where, model=wider)
+    assert f"{small_disk}: 4.2 MB free, but keep_checkpoints 2 and one being written take" in words
+    (small_disk / "other").write_bytes(bytes(3_000_000))
+    nothing = {**where, "save_model": False}
+    assert "1.2 MB free, but code and logs take 2.0 MB" in refusal(tmp_path, training=nothing, model=wider)
+    with contextlib.suppress(OSError):
+        (small_disk / "more").write_bytes(bytes(10_000_000))
+    assert "cannot be written: No space left on device" in refusal(tmp_path, training=nothing)
+    assert sorted(file.name for file in small_disk.iterdir()) == ["more", "other"]
+
+
+def test_a_disk_that_is_read_only(tmp_path: Path, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert f"training.artifacts_path: {small_disk}: " in refusal(tmp_path, training={"artifacts_path": str(small_disk)})
+
+
+def test_the_checkpoints_that_a_run_has_are_not_counted_again(tmp_path: Path, small_disk: Path) -> None:
+    config = load_config(write_config(tmp_path, training={"artifacts_path": str(small_disk)}, model={"d_model": 64}))
+    run = RunDir(small_disk / "run")
+    (run.checkpoints / "step_00000001").mkdir(parents=True)
+    taken = (disk_bytes(config) or 0) - 100_000
+    assert 1_000_000 < taken < 3_000_000
+    (run.checkpoints / "step_00000001/model").write_bytes(bytes(taken))
+    with pytest.raises(UserError, match="free, but keep_checkpoints"):
+        preflight(config, CPU)
+    preflight(config, CPU, run)
