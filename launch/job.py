@@ -22,7 +22,8 @@ from launch.attempts import Ending, begin_attempt, hold_lock, newest_step, this_
 from launch.node import NodeTask, run_node
 from launch.processes import alive, kill_descendants
 from launch.rendezvous import Rendezvous
-from launch.verdict import NodeReport, verdict
+from launch.reports import NodeReport, write_report
+from launch.verdict import verdict
 from launch.watch import Requests
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
@@ -91,7 +92,7 @@ class TrainJob:
             report = NodeReport(node, socket.gethostname(), -1, f"torchrun cannot be started: {error}", "code_error")
         finally:
             kill_descendants(os.getpid())
-        write_json(run.attempt(number) / f"node_{node}.json", asdict(report))
+        write_report(run.attempt(number), report)
         return 0
 
     def _all(self, run: RunDir) -> int:

@@ -18,7 +18,8 @@ from launch.hang import HangWatch
 from launch.memory import out_of_memory_kills
 from launch.processes import adopt_orphans, end_with_parent, wait_for_descendants
 from launch.rendezvous import Rendezvous
-from launch.verdict import NodeReport, why_silent
+from launch.reports import NodeReport
+from launch.verdict import why_silent
 from launch.watch import Requests, Watch
 from tmrc.config.rundir import RunDir
 

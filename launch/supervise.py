@@ -18,16 +18,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, newest_step, read_json, this_process
+from launch.attempts import (
+    Ending,
+    begin_attempt,
+    hold_lock,
+    last_attempt,
+    newest_step,
+    read_json,
+    read_owner,
+    this_process,
+)
+from launch.comeback import Job, back_to_the_queue, move_off
 from launch.decide import Past, Situation, already_requeued, decide, nodes_to_avoid
 from launch.gpus import Resources, slurm_resources
 from launch.history import close_unfinished, history
 from launch.job import ATTEMPT, MEETING, last_line, record
 from launch.jobs import JobFacts, ask_tasks_to_stop, down_nodes, hosts, job_id_of, requeue, show_job
 from launch.rendezvous import choose_port
-from launch.resubmit import resubmit
+from launch.reports import NodeReport, read_reports, remove_reports
 from launch.srun import Step
-from launch.verdict import NodeReport, verdict
+from launch.verdict import verdict
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import (
@@ -78,6 +88,10 @@ class Supervisor:
     asked: bool = False  # whether the job has been put back into the queue already
 
     @property
+    def _job(self) -> Job:
+        return Job(self.run, self.config, self.folder, self.job_id, self.restarts)
+
+    @property
     def resources(self) -> Resources:
         return slurm_resources(self.config)
 
@@ -87,7 +101,7 @@ class Supervisor:
         past = history(self.run)
         bad = nodes_to_avoid(past)
         if set(bad) & set(self.nodes):
-            return self._move_off(bad)
+            return move_off(self._job, bad)
         if self.signals.names:  # asked to go before anything has begun
             return self._end(0, Ending(EXIT_WANTS_REQUEUE, "stopped", "asked to stop before it began"), [], past)
         number = self._begin()
@@ -113,7 +127,7 @@ class Supervisor:
 
     def _train(self, number: int) -> tuple[Ending, list[NodeReport]]:
         """Start the step on all nodes and wait for its end; again when the port of the rendezvous is taken."""
-        ranks = len(self.nodes) * self.resources.processes
+        attempt, ranks = self.run.attempt(number), len(self.nodes) * self.resources.processes
         for tried in range(PORTS):
             step = Step(self.config.launch, self.folder, self.job_id, len(self.nodes), self._variables(number, tried))
             try:
@@ -121,12 +135,12 @@ class Supervisor:
             except OSError as error:
                 return Ending(EXIT_CRASHED, "failed", f"srun cannot be started: {error}", kind="code_error"), []
             self._wait(step)
-            reports = self._reports(number)
-            ending = verdict(self.run.attempt(number), ranks, reports)
+            patience = 1.0 if self.signals.names else REPORT_PATIENCE
+            reports = read_reports(attempt, len(self.nodes), patience)
+            ending = verdict(attempt, ranks, reports)
             if ending.kind != "port" or self.signals.names:
                 break
-            for file in self.run.attempt(number).glob("node_*.json"):
-                file.unlink()
+            remove_reports(attempt)
         if not reports and ending.kind == "killed":
             ending = replace(ending, message=f"the job's step was killed (srun: {step.code})")
         return ending, reports
@@ -161,20 +175,6 @@ class Supervisor:
         elif facts.restarts <= self.restarts and (facts.preempted or facts.reason == "TimeLimit"):
             self.asked = not requeue(self.job_id, self.restarts, lambda: False)
 
-    def _reports(self, number: int) -> list[NodeReport]:
-        """What the nodes have left; those that were killed leave nothing."""
-        deadline = time.monotonic() + (REPORT_PATIENCE if not self.signals.names else 1.0)
-        while True:
-            files = [self.run.attempt(number) / f"node_{node}.json" for node in range(len(self.nodes))]
-            found = [report for file in files if (report := read_json(file)) is not None]
-            if len(found) == len(files) or time.monotonic() > deadline:
-                break
-            time.sleep(POLL)
-        return [
-            NodeReport(**{**report, "ranks": tuple(report["ranks"]), "signals": tuple(report["signals"])})
-            for report in found
-        ]
-
     def _end(self, number: int, ending: Ending, reports: Sequence[NodeReport], past: Sequence[Past]) -> int:
         """Decide what is to be done, do it, and leave it in the run's files."""
         ending = replace(ending, checkpoint=newest_step(self.run), ended=time.time())
@@ -193,13 +193,15 @@ class Supervisor:
             warned and facts is not None and facts.seconds_left < 2 * self.resources.warning,
             self._cancelled(),
             number > 0 and last_attempt(self.run) > number,
-            () if orderly or reports_complete(reports, self.nodes) else down_nodes(self.nodes),
+            () if orderly or len(reports) == len(self.nodes) else down_nodes(self.nodes),
         )
         ending = decide(situation)
         if ending.action == "requeued" and not self.asked and not already_requeued(situation):
-            ending = self._back_to_the_queue(number, ending, [*past, Past(ending, began_at)])
-        with contextlib.suppress(OSError):  # a full disk must not hide how training ended
-            self._record(number, ending)
+            bad = nodes_to_avoid([*past, Past(ending, began_at)])
+            ending = back_to_the_queue(self._job, ending, bad, lambda: not self._cancelled())
+        if ending.kind != "superseded":
+            with contextlib.suppress(OSError):  # a full disk must not hide how training ended
+                self._record(number, ending)
         print(last_line(ending), flush=True)
         return ending.exit_code
 
@@ -215,31 +217,6 @@ class Supervisor:
     def _cancelled(self) -> bool:
         return (self.run.path / "cancel.json").exists()
 
-    def _back_to_the_queue(self, number: int, ending: Ending, past: Sequence[Past]) -> Ending:
-        """Requeue the job, or submit another one where that is refused or other nodes are wanted."""
-        bad = nodes_to_avoid(past)
-        if bad:
-            refusal = "nodes are to be avoided"
-            append_event(self.run, "excluded", node=",".join(bad), cause=f"failed there {ending.kind}, again")
-        else:
-            refusal = requeue(self.job_id, self.restarts, lambda: not self._cancelled())
-        if not refusal:
-            return ending
-        try:
-            job_id = resubmit(self.run, self.config, self.folder, self.job_id, bad)
-        except UserError as error:
-            message = f"{ending.message or ending.kind}; it could not be put back into the queue: {refusal}; {error}"
-            return replace(ending, action="held", message=message)
-        print(f"tmrc: submitted as job {job_id}", flush=True)
-        return replace(ending, action="resubmitted")
-
-    def _move_off(self, bad: tuple[str, ...]) -> int:
-        """The job was given a node on which the run has failed before: let another job find others."""
-        job_id = resubmit(self.run, self.config, self.folder, self.job_id, bad)
-        append_event(self.run, "excluded", node=",".join(bad), cause="the run has failed there before", job_id=job_id)
-        print(f"tmrc: {', '.join(bad)} is to be avoided; submitted as job {job_id}", flush=True)
-        return EXIT_WANTS_REQUEUE
-
     def _record(self, number: int, ending: Ending) -> None:
         about = {"attempt": number, "step": ending.step, "kind": ending.kind}
         cause = ending.message or ending.kind.replace("_", " ")
@@ -253,18 +230,14 @@ class Supervisor:
             append_event(self.run, "cancelled", **about)
 
 
-def reports_complete(reports: Sequence[NodeReport], nodes: Sequence[str]) -> bool:
-    """Whether every node of the job has said how it went."""
-    return len(reports) == len(nodes)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one attempt of the run that is named, or of the array task's line in `--runs FILE`."""
     signals = Signals()
     signals.listen()
     run, folder = _run_and_folder(arguments)
     try:
-        lock = hold_lock(run, patience=LOCK_PATIENCE)
+        job_id = job_id_of(os.environ)
+        lock = _take_over(run, job_id)
         config = load_config(run.config)
         if (run.path / "cancel.json").exists():
             ending = Ending(EXIT_WANTS_REQUEUE, "cancelled", "cancelled before it began")
@@ -272,12 +245,28 @@ def main(arguments: Sequence[str]) -> int:
             return ending.exit_code
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         nodes = hosts(os.environ) or (socket.gethostname(),)
-        code = Supervisor(run, config, job_id_of(os.environ), restarts, nodes, folder, signals).attempt()
+        code = Supervisor(run, config, job_id, restarts, nodes, folder, signals).attempt()
     except UserError as error:
         print(last_line(Ending(EXIT_USER_ERROR, "failed", str(error))), flush=True)
         return EXIT_USER_ERROR
-    os.close(lock)
+    if lock is not None:
+        os.close(lock)
     return code
+
+
+def _take_over(run: RunDir, job_id: str) -> int | None:
+    """The run's lock. None when the job's own earlier attempt still has it: that one's node was lost, and it is fenced.
+
+    Raises UserError when another job has it.
+    """
+    try:
+        return hold_lock(run, patience=LOCK_PATIENCE)
+    except UserError:
+        owner = read_owner(run, last_attempt(run))
+        if owner is None or owner.job_id != job_id:
+            raise
+    print(f"tmrc: the attempt before, on {owner.host}, has not ended; taking over from it", flush=True)
+    return None
 
 
 def _run_and_folder(arguments: Sequence[str]) -> tuple[RunDir, Path]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch.attempts import Ending, read_json
 from launch.hang import describe_hang
 from launch.rendezvous import port_was_taken
+from launch.reports import NodeReport
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE
 
 # torchrun's line for the worker that failed first, the same since torch 1.9
@@ -23,27 +23,6 @@ _SECOND_HAND = re.compile(
     re.IGNORECASE,
 )
 _STATUS = {EXIT_FINISHED: "finished", EXIT_WANTS_REQUEUE: "stopped"}
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """What the job on one node saw of its torchrun.
-
-    `cause` and `kind` say why its ranks could not, `signals` are those that the job there received, `beats` the places
-    of its ranks (see launch.hang) when the watchdog with its `hang_timeout` seconds or a neighbour ended them.
-    """
-
-    node: int
-    host: str
-    torchrun_code: int
-    cause: str = ""
-    kind: str = ""
-    killed: str = ""
-    ranks: tuple[int, ...] = ()
-    signals: tuple[str, ...] = ()
-    hung: bool = False
-    hang_timeout: float = 0.0
-    beats: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def verdict(attempt: Path, ranks: int, reports: Sequence[NodeReport]) -> Ending:

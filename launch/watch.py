@@ -17,6 +17,7 @@ from launch.hang import HangWatch, positions
 from launch.processes import alive, kill_descendants
 
 POLL = 0.1  # seconds between looks at processes
+FIND_EVERY = 5  # looks between two for ranks that have begun
 FILES_EVERY = 20  # looks between two at what the ranks have written: the run may lie on a shared filesystem
 CRASH_GRACE = 10.0  # seconds that the other ranks have to end after one has crashed
 ORPHAN_PATIENCE = 60.0  # seconds that ranks have to save when their torchrun was killed
@@ -57,7 +58,8 @@ class Watch:
         looks = 0
         while self._going():
             also()
-            self._find_ranks()
+            if looks % FIND_EVERY == 0 and len(self.pids) < self.processes:
+                self._find_ranks()
             # The first INT saves, the second is patience running out: it ends what has nothing to save yet.
             interrupts = self.requests.interrupts if self.impatient else 0
             if interrupts >= 3 or (interrupts == 2 and not self.pids):

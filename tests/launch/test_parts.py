@@ -17,7 +17,8 @@ from launch.progress import State, amount, duration
 from launch.report import losses, plot_losses, smooth
 from launch.rundirs import copy_code, git_state, new_run_id
 from launch.tail import Tail
-from launch.verdict import NodeReport, verdict, why_silent
+from launch.reports import NodeReport
+from launch.verdict import verdict, why_silent
 from tests.launch.helpers import ROOT
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
