@@ -140,11 +140,10 @@ def _artifacts(request: Request) -> Path:
     return Path(config.training.artifacts_path)
 
 
-def _record_changes(prepared: _Prepared) -> None:
-    """Say in events.jsonl what has another value from the next attempt on."""
+def _record_changes(prepared: _Prepared, attempt: int) -> None:
+    """Say in events.jsonl what has another value from `attempt` on."""
     if prepared.changed:
-        run = prepared.run
-        append_event(run, "changed", attempt=last_attempt(run) + 1, changes=prepared.changed)
+        append_event(prepared.run, "changed", attempt=attempt, changes=prepared.changed)
 
 
 def _say_notes(prepared: _Prepared) -> None:
@@ -180,6 +179,7 @@ def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None])
 
     assert prepared.script is not None
     run, resources = prepared.run, prepared.resources
+    attempt = last_attempt(run) + 1
     job = TrainJob(str(run.path), resources.processes, resources.devices, trainer=request.trainer)
     try:
         job_id = hand_over(run, job, prepared.script)
@@ -187,12 +187,14 @@ def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None])
         undo()
         raise
     with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails
-        append_event(run, "submitted", executor="slurm", job_id=job_id, overrides=list(request.overrides))
-        _record_changes(prepared)
+        about = {"attempt": attempt, "executor": "slurm", "job_id": job_id, "overrides": list(request.overrides)}
+        append_event(run, "submitted", **about)
+        _record_changes(prepared, attempt)
     if request.as_json:
         _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id})
     else:
         print(f"submitted job {job_id}\n{'run':9}{run.path}\n{'log':9}{run.submitit / f'{job_id}_0_log.out'}")
+        print(f"{'next':9}{_typed('tmrc')} status {shlex.quote(str(run.path))}")
     _say_notes(prepared)
     return 0
 
@@ -201,7 +203,7 @@ def _run_here(request: Request, prepared: _Prepared) -> int:
     from launch.local import run_local
 
     run = prepared.run
-    _record_changes(prepared)
+    _record_changes(prepared, last_attempt(run) + 1)
     _say_notes(prepared)
     _say(f"{'run':9}{run.path}")
     result = run_local(run, prepared.resources, request.trainer)

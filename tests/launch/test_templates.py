@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from launch.templates import load_template
 from tests.launch.fake_slurm import SBATCH, install
 from tests.launch.helpers import REAL, ROOT, Done, call, write_config
+from tmrc.config.schema import LaunchConfig
+from tmrc.config.yaml_file import parse_yaml
 
 SITE = """#!/bin/bash
 echo 'gpu*|3-00:00:00|n/a|0/10/0/10|gpu:h100:4(S:0-1)|96|1440000'
@@ -65,3 +68,12 @@ def test_an_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert (done.code, done.err) == (2, "error: launch.python: /scratch/my_lab/images/tmrc.sif: no such file\n")
     words = shlex.split(load_template("apptainer", tmp_path)["python"])
     assert words[0] == "apptainer" and words[-1] == "python"
+
+
+def test_the_page_names_every_template_and_keys_that_there_are() -> None:
+    page = (ROOT / "docs/slurm.md").read_text()
+    listed = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `") and "`" in line[3:]}
+    assert set(TEMPLATES) <= listed
+    shown = (ROOT / "docs/launching.md").read_text().split("```yaml\nlaunch:\n")[1].split("```")[0]
+    keys = parse_yaml(shown, "docs/launching.md")
+    assert set(keys) <= {field.name for field in dataclasses.fields(LaunchConfig)} and keys["warning"] == "auto"
