@@ -29,9 +29,10 @@ class Job:
 
 
 def back_to_the_queue(job: Job, ending: Ending, avoid: Sequence[str], keep_trying: Callable[[], bool]) -> Ending:
-    """Requeue the job, or submit another one where that is refused or nodes are to be avoided; `ending` with the result.
+    """Requeue the job, or submit another one where that is refused or nodes are to be avoided.
 
-    While the controller does not answer it is asked again, as long as `keep_trying` says so.
+    Returns `ending` with what came of it. While the controller does not answer it is asked again, as long as
+    `keep_trying` says so.
     """
     if avoid:  # a running job's list of excluded nodes cannot be changed
         refusal = "nodes are to be avoided"

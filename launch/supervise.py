@@ -52,6 +52,7 @@ from tmrc.config.schema import Config
 
 EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # what the batch script noted before we listened
 LOCK_PATIENCE = 60.0  # seconds for the supervisor of the attempt before to be gone
+OWN_PATIENCE = 10.0  # the same, after a requeue: Slurm has seen to it that it is gone, unless its node is lost
 POLL = 0.2  # seconds between looks at srun
 PORTS = 5  # rendezvous ports that are tried
 REPORT_PATIENCE = 5.0  # seconds for a node's report to show on a shared filesystem
@@ -259,11 +260,12 @@ def _take_over(run: RunDir, job_id: str) -> int | None:
 
     Raises UserError when another job has it.
     """
+    owner = read_owner(run, last_attempt(run))
+    same_job = owner is not None and owner.job_id == job_id
     try:
-        return hold_lock(run, patience=LOCK_PATIENCE)
+        return hold_lock(run, patience=OWN_PATIENCE if same_job else LOCK_PATIENCE)
     except UserError:
-        owner = read_owner(run, last_attempt(run))
-        if owner is None or owner.job_id != job_id:
+        if owner is None or not same_job:
             raise
     print(f"tmrc: the attempt before, on {owner.host}, has not ended; taking over from it", flush=True)
     return None
