@@ -127,10 +127,10 @@ class Cluster:
             self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=off")
 
     def node_on(self, node: str) -> None:
-        """The node is back, and idle again."""
+        """The node is back, and jobs may run on it."""
         self._start_slurmd(node)
         self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        self._wait_for(lambda: self.states().get(node) == "idle")
+        self._wait_for(lambda: self.states().get(node) in ("idle", "mixed", "allocated", "completing"))
 
     def controller_stop(self) -> None:
         """As when the controller's machine is rebooted: it saves its state and ends."""

@@ -26,7 +26,7 @@ class Options:
     memory: int = 64000
     kill_wait: int = 3
     grace: int = 8
-    cred_expire: int = 2
+    cred_expire: int = 5  # Slurm takes no less
     slurmd_timeout: int = 10
 
 
@@ -182,5 +182,6 @@ def _partitions(options: Options) -> list[str]:
         f"PartitionName=preempt {usual} MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE {grace}",
         f"PartitionName=nograce {usual} MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=0",
         f"PartitionName=cancel {usual} MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL {grace}",
+        f"PartitionName=cancelnow {usual} MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL GraceTime=0",
         f"PartitionName=priority {usual} MaxTime=INFINITE PriorityTier=20 PreemptMode=OFF",
     ]
