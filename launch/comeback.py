@@ -76,4 +76,6 @@ def resubmit(job: Job, avoid: Sequence[str]) -> str:
         delayed: Any = DelayedSubmission.load(pickle)
     except OSError as error:
         raise UserError(f"{pickle}: cannot be read: {error.strerror}") from None
-    return submit(job.run, delayed.function, script)
+    job_id = submit(job.run, delayed.function, script)
+    append_event(job.run, "submitted", executor="slurm", job_id=job_id, previous=job.job_id)
+    return job_id

@@ -19,7 +19,8 @@ _STATES = {
 
 def history(run: RunDir) -> list[Past]:
     """The ended attempts since somebody last submitted the run, oldest first. A person's wish starts a new count."""
-    submitted = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
+    rows = [row for row in read_jsonl(run.events) if row.get("event") == "submitted"]
+    submitted = [row for row in rows if "previous" not in row]  # the others are a job's own successors
     first = int(submitted[-1].get("attempt") or 1) if submitted else 1
     found = []
     for number in range(first, last_attempt(run) + 1):

@@ -49,8 +49,8 @@ def read_reports(attempt: Path, nodes: int, patience: float) -> list[NodeReport]
 
 
 def remove_reports(attempt: Path) -> None:
-    """Forget what the nodes have said, before they try again."""
-    for file in attempt.glob("node_*.json"):
+    """Forget what nodes and ranks have said, before they try again."""
+    for file in [*attempt.glob("node_*.json"), *attempt.glob("rank_*")]:
         file.unlink()
 
 

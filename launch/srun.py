@@ -44,10 +44,10 @@ class Step:
 
     def command(self) -> list[str]:
         """The words. A task that dies takes the others with it; one that could report exits with 0."""
-        count = str(self.nodes)
+        count, log = str(self.nodes), str(self.folder / f"{self.job_id}_%t_log.out")
         words = [
             "srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=1", "--nodes", count, "--ntasks", count,
-            "--ntasks-per-node=1", "--open-mode=append", "--output", str(self.folder / f"{self.job_id}_%t_log.out"),
+            "--ntasks-per-node=1", "--cpu-bind=none", "--open-mode=append", "--output", log,
         ]  # fmt: skip
         if self.launch.cpus_per_task:  # since Slurm 22.05 srun no longer takes it over from sbatch
             words.append(f"--cpus-per-task={self.launch.cpus_per_task}")

@@ -16,12 +16,7 @@ from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXI
 
 # torchrun's line for the worker that failed first, the same since torch 1.9
 _FAILED_WORKER = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
-# What a rank says when another one has gone: true, but not the cause
-_SECOND_HAND = re.compile(
-    r"connection (closed|reset|refused)|broken pipe|remote process exited|gloo|socket timeout|distbackenderror|"
-    r"distnetworkerror|diststoreerror|watchdog",
-    re.IGNORECASE,
-)
+PEER_LOST = "peer_lost"  # what a rank says when another one has gone: true, but not the cause
 _STATUS = {EXIT_FINISHED: "finished", EXIT_WANTS_REQUEUE: "stopped"}
 
 
@@ -37,7 +32,7 @@ def verdict(attempt: Path, ranks: int, reports: Sequence[NodeReport]) -> Ending:
     step = max((int(found.get("step") or 0) for found in said.values()), default=None)
     failed = [rank for rank in sorted(said) if codes[rank] not in _STATUS]
     refused = [rank for rank in failed if codes[rank] == EXIT_USER_ERROR]
-    first_hand = [rank for rank in failed if not _SECOND_HAND.search(str(said[rank].get("message")))]
+    first_hand = [rank for rank in failed if said[rank].get("kind") != PEER_LOST]
     missing = [rank for rank in range(ranks) if rank not in said]
     hung = _hang(reports, step)
     if refused or (first_hand and not hung):

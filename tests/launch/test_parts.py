@@ -15,9 +15,9 @@ from launch import local, processes
 from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, read_owner, refuse_running, this_process
 from launch.progress import State, amount, duration
 from launch.report import losses, plot_losses, smooth
+from launch.reports import NodeReport
 from launch.rundirs import copy_code, git_state, new_run_id
 from launch.tail import Tail
-from launch.reports import NodeReport
 from launch.verdict import verdict, why_silent
 from tests.launch.helpers import ROOT
 from tmrc.config.errors import UserError
@@ -55,8 +55,14 @@ def test_tail_gives_whole_lines_once_and_starts_again_after_a_rewrite(tmp_path: 
         ([{"exit_code": 0, "step": 9}] * 2, "", 1, Ending(0, "finished", "", 9, "finished")),
         ([{"exit_code": 75, "step": 4}] * 2, "", 0, Ending(75, "stopped", "", 4, "stopped")),
         ([None, {"exit_code": 2, "message": "key: bad"}], "", 1, Ending(2, "failed", "key: bad", 0, "config")),
-        ([{"exit_code": 1, "message": "boom"}, {"exit_code": 75}], "", 1, Ending(1, "failed", "rank 0: boom", 0, "code_error", "a")),
+        (
+            [{"exit_code": 1, "message": "boom"}, {"exit_code": 75}],
+            "",
+            1,
+            Ending(1, "failed", "rank 0: boom", 0, "code_error", "a"),
+        ),
         ([{"exit_code": 75, "step": 4}, None], TORCHRUN_KILL, 1, (1, "rank 1 was killed by SIGKILL")),
+        ([{"exit_code": 1, "kind": "peer_lost"}, None], TORCHRUN_KILL, 1, (1, "rank 1 was killed by SIGKILL")),
         ([None, None], "", -9, (1, "torchrun was killed by SIGKILL")),
         ([None, None], "ImportError: no libcudart\n", 1, (1, "ImportError: no libcudart")),
         ([None, None], f"MemoryError: too big\n{TORCHRUN_ERROR}", 1, (1, "code 1: MemoryError: too big")),
