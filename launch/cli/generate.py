@@ -9,7 +9,7 @@ import click
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run")
 @click.option("--prompt", default="", help="Text to continue; without it, the model begins a document.")
 @click.option("--temperature", default=1.0, show_default=True, help="0 always takes the likeliest token.")
 @click.option("--top-k", type=int, help="Draw from the K likeliest tokens only.")
@@ -19,7 +19,7 @@ import click
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer.json, in place of the data's.")
 @click.option("--json", "as_json", is_flag=True, help="Print one object when it is done.")
 def generate(
-    run: Path,
+    run: str,
     prompt: str,
     temperature: float,
     top_k: int | None,
@@ -29,11 +29,14 @@ def generate(
     tokenizer: Path | None,
     as_json: bool,
 ) -> None:
-    """Continue a text with the newest checkpoint of RUN, a run directory."""
+    """Continue a text with the newest checkpoint of RUN: a run's directory, its id, or the beginning of that."""
+    from launch.find import find_run
+
+    path = find_run(run).path  # before torch is loaded, which takes a second
     from tmrc.train import generate as generation
 
     sampling = generation.Sampling(temperature, top_k, max_new_tokens, seed)
-    trained = generation.open_run(run, device, tokenizer)
+    trained = generation.open_run(path, device, tokenizer)
     tokens = generation.encode(trained, prompt)
     context_length = trained.config.model.context_length
     if len(tokens) > context_length:

@@ -10,6 +10,7 @@ from launch.cli.run import run_command
 
 # name -> module, attribute, one line for --help
 COMMANDS = {
+    "status": ("launch.cli.status", "status", "Show where runs stand."),
     "data": ("launch.cli.data", "data", "Prepare and inspect tokenized data sets."),
     "generate": ("launch.cli.generate", "generate", "Continue a prompt with a trained model."),
     "report": ("launch.cli.report", "report", "Plot a run's losses."),
@@ -43,7 +44,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tmrc", prog_name="tmrc")
 def tmrc() -> None:
-    """Data, reports and text generation for tmrc's training runs. `tmrc-submit` starts runs."""
+    """See, steer and use tmrc's training runs. `tmrc-submit` starts and resumes them."""
 
 
 def main() -> None:

@@ -8,12 +8,12 @@ import click
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run")
 @click.option("--png", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Where to.")
-def report(run: Path, png: Path) -> None:
-    """Plot training and validation loss of the run in directory RUN by step."""
+def report(run: str, png: Path) -> None:
+    """Plot training and validation loss by step of RUN: a run's directory, its id, or the beginning of that."""
+    from launch.find import find_run
     from launch.report import plot_losses
-    from tmrc.config.rundir import RunDir
 
-    plot_losses(RunDir(run), png)
+    plot_losses(find_run(run), png)
     click.echo(png)

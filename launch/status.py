@@ -1,0 +1,176 @@
+"""Where runs stand: their files' word and Slurm's, put together for people and programs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from launch.facts import Attempt, Facts, integer, number_of, read_facts, word
+from launch.queue import QueueRow, QueueUnknown, accounting, queue
+from launch.standing import ACTIVE, ENDED, Slurm, Standing, current_job, executor, phase, standing
+from launch.words import why_waiting
+from tmrc.config.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run as `tmrc status` shows it. Times are unix times, durations seconds; None is not known."""
+
+    run_id: str
+    run_dir: str
+    state: str  # one of launch.standing.STATES
+    sure: bool  # False: by its files alone, since whoever runs it could not be asked
+    step: int | None
+    total_steps: int | None
+    loss: float | None
+    val_loss: float | None
+    tokens_per_s: float | None
+    eta: float | None
+    attempts: int
+    checkpoint_step: int | None
+    checkpoint_time: float | None
+    executor: str | None  # slurm or local
+    job_id: str | None
+    where: str | None  # nodes, in Slurm's short form
+    waits: str | None  # why it is pending, in plain words
+    reason: str | None  # the same in Slurm's word
+    start: float | None  # when a pending job is expected to start
+    time_left: float | None  # until the job's time limit
+    kind: str | None  # why the last attempt ended, in one word
+    cause: str | None  # the same in a line
+    created: float
+
+    @property
+    def active(self) -> bool:
+        """Whether it is in the queue or runs."""
+        return self.state in ACTIVE
+
+
+@dataclass
+class Asker:
+    """Asks Slurm about jobs, not again within `patience` seconds unless there are new ones to ask about."""
+
+    patience: float = 0.0
+    asked: frozenset[str] = frozenset()
+    when: float = -math.inf
+    answer: Slurm = Slurm()
+
+    def ask(self, found: Iterable[Facts]) -> Slurm:
+        """What squeue says of the jobs that may still do something for their runs, as these runs' files tell."""
+        open_ones = [facts for facts in found if phase(facts) in ("waiting", "running")]
+        jobs = frozenset(filter(None, map(current_job, open_ones)))
+        if not jobs <= self.asked or time.monotonic() - self.when >= self.patience:
+            try:
+                self.answer = Slurm(queue(jobs), self.answer.accounts)
+            except QueueUnknown as problem:
+                self.answer = Slurm(problem=str(problem))
+            self.asked, self.when = jobs, time.monotonic()
+        return self.answer
+
+    def ask_accounts(self, jobs: Iterable[str]) -> Slurm:
+        """The same with what sacct says of `jobs`, which are gone."""
+        new = set(jobs) - set(self.answer.accounts)
+        if new:
+            self.answer = replace(self.answer, accounts={**self.answer.accounts, **accounting(new)})
+        return self.answer
+
+
+def statuses(runs: Iterable[RunDir], asker: Asker | None = None) -> tuple[list[RunStatus], str]:
+    """Where `runs` stand, and why Slurm could not be asked (empty when it could, or need not be)."""
+    asker = asker or Asker()
+    found = [read_facts(run) for run in runs]
+    slurm = asker.ask(found)
+    lost = [n for n, facts in enumerate(found) if standing(facts, slurm).state == "lost"]
+    for n in lost:  # its last words may have come while Slurm was being asked
+        found[n] = read_facts(found[n].run)
+    jobs = [current_job(found[n]) for n in lost if standing(found[n], slurm).state == "lost"]
+    slurm = asker.ask_accounts(filter(None, jobs))
+    return [judge(facts, slurm) for facts in found], slurm.problem
+
+
+def judge(facts: Facts, slurm: Slurm) -> RunStatus:
+    """Where one run stands."""
+    job, last, found = current_job(facts), facts.last, standing(facts, slurm)
+    row = slurm.rows.get(job) if job else None
+    waiting = row if found.state == "pending" else None
+    active = found.state in ACTIVE
+    kind, cause = _why(facts, found)
+    step, total = _step(facts, active), _total(facts)
+    return RunStatus(
+        run_id=facts.run.path.name,
+        run_dir=str(facts.run.path),
+        state=found.state,
+        sure=found.sure,
+        step=step,
+        total_steps=total,
+        loss=_finite(number_of(facts.row, "loss")),
+        val_loss=_finite(facts.val_loss),
+        tokens_per_s=_finite(number_of(facts.row, "tokens_per_s")),
+        eta=_eta(facts, step, total) if found.state == "running" else None,
+        attempts=last.number if last else 0,
+        checkpoint_step=facts.checkpoint[0] if facts.checkpoint else None,
+        checkpoint_time=facts.checkpoint[1] if facts.checkpoint else None,
+        executor=executor(facts) or None,
+        job_id=job,
+        where=_where(last, row, found.state),
+        waits=why_waiting(waiting) if waiting else None,
+        reason=(waiting.reason or None) if waiting else None,
+        start=waiting.start if waiting else None,
+        time_left=row.time_left if row is not None and active and waiting is None else None,
+        kind=kind,
+        cause=cause,
+        created=facts.created,
+    )
+
+
+def _why(facts: Facts, found: Standing) -> tuple[str | None, str | None]:
+    """Kind and cause of the last ending."""
+    if found.cause:
+        return found.state, found.cause
+    last = facts.last
+    if last is not None and last.over and (last.kind or last.cause):
+        return last.kind or None, last.cause or None
+    said = facts.newest(*ENDED, "requeued") or {}
+    return word(said, "kind") or None, word(said, "cause") or None
+
+
+def _step(facts: Facts, active: bool) -> int | None:
+    """The last step that is known to be done."""
+    rows = facts.of_attempt("started", "resumed", "signal", "checkpoint", *ENDED)
+    known = [integer(facts.row, "step"), *(integer(row, "step") for row in rows)]
+    if not active and facts.last is not None:
+        known.append(facts.last.step)
+    return max((step for step in known if step is not None), default=None)
+
+
+def _total(facts: Facts) -> int | None:
+    row = facts.newest("started", "resumed")
+    return integer(row, "total_steps") if row else None
+
+
+def _eta(facts: Facts, step: int | None, total: int | None) -> float | None:
+    """Seconds left at the rate of the last rows, validation and saving included; else at that of the last row."""
+    if step is None or total is None or total < step:
+        return None
+    begun = integer((facts.of_attempt("started", "resumed") or [{}])[-1], "step") or 0
+    first, logged = integer(facts.earlier, "step") or 0, integer(facts.row, "step") or 0
+    seconds = (number_of(facts.row, "time") or 0.0) - (number_of(facts.earlier, "time") or 0.0)
+    if logged > first > begun and seconds > 0:
+        return _finite((total - step) * seconds / (logged - first))
+    tokens, rate = number_of(facts.row, "tokens"), number_of(facts.row, "tokens_per_s")
+    return _finite((total - step) * tokens / logged / rate) if tokens and rate and logged else None
+
+
+def _where(last: Attempt | None, row: QueueRow | None, state: str) -> str | None:
+    """Where it runs, or ran last."""
+    if state == "pending":
+        return None
+    if row is not None and row.nodes:
+        return row.nodes
+    return ",".join(last.nodes) or None if last else None
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

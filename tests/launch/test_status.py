@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launch.find import runs_in
+from launch.status import Asker, RunStatus, statuses
+from tests.launch.fake_queue import FakeSlurm, HandMade
+from tests.launch.helpers import Done, Started, call, tags, wait_for, write_config
+from tmrc.config.rundir import RunDir
+
+ROOT = Path(__file__).parents[2]
+NOW = int(time.time())
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    fake = FakeSlurm(tmp_path / "bin")
+    for name, value in fake.env.items():
+        monkeypatch.setenv(name, value)
+    return fake
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> HandMade:
+    return HandMade(tmp_path / "artifacts")
+
+
+def look(run: HandMade) -> RunStatus:
+    (one,), _ = statuses([RunDir(run.path)])
+    return one
+
+
+def tmrc(*arguments: object, cwd: Path = ROOT, **env: str) -> Done:
+    return call(*arguments, module="launch.cli.main", cwd=cwd, env={"PYTHONPATH": str(ROOT), **env})
+
+
+def dead_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+PENDING = "7|PENDING||N/A|1:00:00|Priority"
+RUNNING = "7|RUNNING|node[1-2]|1|1:00:00|None"
+# a run's files, squeue's line and sacct's line -> state, and a part of the cause
+CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
+    "never submitted": (lambda run: run, "", "", "created", ""),
+    "waits": (lambda run: run.submitted("7"), PENDING, "", "pending", ""),
+    "starts, no attempt yet": (lambda run: run.submitted("7"), RUNNING, "", "starting", ""),
+    "nodes boot": (lambda run: run.submitted("7"), RUNNING.replace("RUNNING", "CONFIGURING"), "", "starting", ""),
+    "starts": (lambda run: run.submitted("7").began(), RUNNING, "", "starting", ""),
+    "trains": (lambda run: run.submitted("7").began().trains(), RUNNING, "", "running", ""),
+    "saves": (lambda run: run.submitted("7").began().trains().event("signal", attempt=1), RUNNING, "", "saving", ""),
+    "ends": (
+        lambda run: run.submitted("7").began().trains(), RUNNING.replace("RUNNING", "COMPLETING"), "", "running", "",
+    ),
+    "suspended": (
+        lambda run: run.submitted("7").began().trains(), RUNNING.replace("RUNNING", "SUSPENDED"), "", "suspended", "",
+    ),
+    "requeued": (
+        lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued", kind="preempted"),
+        PENDING, "", "pending", "",
+    ),
+    "requeued, still on its nodes": (
+        lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued"),
+        RUNNING.replace("RUNNING", "COMPLETING"), "", "pending", "",
+    ),
+    "requeued by Slurm after a node was lost": (
+        lambda run: run.submitted("7").began().trains(), PENDING, "", "pending", "",
+    ),
+    "resumed after that": (
+        lambda run: run.submitted("7").began().trains().began(2).trains(2, 10), RUNNING, "", "running", "",
+    ),
+    "resubmitted": (
+        lambda run: run.submitted("6").began(1, "6").ended(1, "stopped", action="resubmitted")
+        .event("requeued", attempt=1, action="resubmitted", job_id="7", cause="preempted"),
+        PENDING, "", "pending", "",
+    ),
+    "submitted anew after a failure": (
+        lambda run: run.submitted("6").began(1, "6").ended(1, "failed").event("failed", attempt=1).submitted("7"),
+        PENDING, "", "pending", "",
+    ),
+    "finished": (lambda run: run.submitted("7").began().trains().ended(), "", "", "finished", ""),
+    "finished, by its events": (
+        lambda run: run.submitted("7").began().trains().event("finished", attempt=1, step=100), "", "", "finished", "",
+    ),
+    "failed": (
+        lambda run: run.submitted("7").began().ended(1, "failed", message="no such file"), "", "", "failed", "no such",
+    ),
+    "held": (
+        lambda run: run.submitted("7").began().ended(1, "failed", action="held", message="again"), "", "", "held",
+        "again",
+    ),
+    "cancelled": (lambda run: run.submitted("7").began().ended(1, "cancelled"), "", "", "cancelled", ""),
+    "cancelled while it waited": (lambda run: run.submitted("7").event("cancelled"), "", "", "cancelled", ""),
+    "gone": (lambda run: run.submitted("7").began().trains(), "", "", "lost", "has left no word"),
+    "gone from the queue": (lambda run: run.submitted("7"), "", "7|CANCELLED by 0|0:0||1", "lost", "cancelled by root"),
+    "gone, out of time": (lambda run: run.submitted("7").began(), "", "7|TIMEOUT|0:0|n|1", "lost", "time limit"),
+    "gone, out of memory": (lambda run: run.submitted("7").began(), "", "7|OUT_OF_MEMORY|0:125|n|1", "lost", "memory"),
+    "gone, node lost": (lambda run: run.submitted("7").began(), "7|NODE_FAIL|n|1|1:00|", "", "lost", "lost its node"),
+    "an array's task": (
+        lambda run: run.submitted("9_4"), "9_[2-6%2]|PENDING||N/A|1:00|JobArrayTaskLimit", "", "pending", "",
+    ),
+    "local, gone": (
+        lambda run: run.submitted("1", "local", attempt=1).began(1, None, pid=dead_process()).trains(), "", "", "lost",
+        "is gone without a word",
+    ),
+    "local": (lambda run: run.submitted("1", "local", attempt=1).began(1, None).trains(), "", "", "running", ""),
+    "local, stopped": (
+        lambda run: run.submitted("1", "local", attempt=1).began(1, None).trains().ended(1, "stopped"), "", "",
+        "stopped", "",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_states(slurm: FakeSlurm, run: HandMade, case: str) -> None:
+    make, row, account, state, cause = CASES[case]
+    make(run)
+    slurm.queue(row)
+    slurm.accounts(account)
+    one = look(run)
+    assert (one.state, one.sure) == (state, True)
+    assert cause in (one.cause or "")
+
+
+def test_what_is_known_of_a_run_that_trains(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began().trains(1, 0, 50, 200).saved(20).saved(40)
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 50, "val_loss": 2.5}\n{"step": 51, "loss": 1')  # a row that is still being written
+    one = look(run)
+    assert (one.step, one.total_steps, one.loss, one.val_loss, one.tokens_per_s) == (50, 200, 0.2, 2.5, 12345.6)
+    assert one.eta == pytest.approx(150)  # a second a step, by the rows' times
+    assert (one.attempts, one.checkpoint_step, one.where, one.time_left) == (1, 40, "node[1-2]", 3600)
+
+
+def test_a_validation_long_ago_is_found(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began()
+    (run.path / "metrics.jsonl").write_text('{"step": 0, "val_loss": 4.5}\n')
+    run.trains(1, 0, 2000, 4000)
+    assert look(run).val_loss == 4.5
+
+
+def test_the_queue_is_unknown_but_the_files_speak(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    run.submitted("7").began().trains()
+    one = look(run)
+    assert (one.state, one.sure, one.cause) == ("running", False, None)
+    done = tmrc("status", run.path.parent)
+    assert done.code == 0 and "running?" in done.out
+    assert "queue unknown: slurm_load_jobs error: Unable to contact slurm controller" in done.out
+
+
+def test_without_slurm(tmp_path: Path, run: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run.submitted("7")
+    assert (look(run).state, look(run).sure) == ("pending", False)
+    run.began().trains().ended()
+    assert (look(run).state, look(run).sure) == ("finished", True)
+
+
+def test_a_local_run_on_another_host_is_not_called_lost(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("1", "local", attempt=1).began(1, None, host="elsewhere", pid=1).trains()
+    one = look(run)
+    assert (one.state, one.sure, one.where) == ("running", False, "elsewhere")
+
+
+def test_last_words_that_come_while_slurm_is_asked(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("7").began().trains()
+    words = run.path / "attempts/1/job.json"
+    (slurm.folder / "squeue").write_text(
+        f"""#!/bin/bash\necho '{{"status": "finished", "exit_code": 0}}' > {words}\n"""
+    )
+    assert look(run).state == "finished"
+
+
+def test_only_the_runs_that_may_be_in_the_queue_are_asked_for(slurm: FakeSlurm, tmp_path: Path) -> None:
+    slurm.queue(RUNNING)
+    for n in range(20):
+        HandMade(tmp_path / "artifacts", f"old-{n}").submitted(str(100 + n)).began(1, str(100 + n)).ended()
+    runs = runs_in(tmp_path / "artifacts")
+    statuses(runs)
+    assert slurm.calls == []
+    for job_id in ("7", "8"):
+        runs.append(RunDir(HandMade(tmp_path / "artifacts", f"new-{job_id}").submitted(job_id).path))
+    statuses(runs)
+    assert [line.split()[-1] for line in slurm.calls] == ["7,8", "8"]  # one squeue for both, one sacct for the lost one
+
+
+def test_watching_does_not_ask_slurm_at_every_look(slurm: FakeSlurm, run: HandMade, tmp_path: Path) -> None:
+    slurm.queue(PENDING, PENDING.replace("7", "8", 1))
+    run.submitted("7")
+    asker, runs = Asker(patience=60), [RunDir(run.path)]
+    for _ in range(3):
+        assert statuses(runs, asker)[0][0].state == "pending"
+    assert len(slurm.calls) == 1
+    runs.append(RunDir(HandMade(tmp_path / "artifacts", "new").submitted("8").path))
+    assert [one.state for one in statuses(runs, asker)[0]] == ["pending", "pending"]  # but about a new job
+    assert len(slurm.calls) == 2
+
+
+def test_json(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began().trains(1, 0, 3)
+    everything = json.loads(tmrc("status", run.path.parent, "--json").out)
+    one = tmrc("status", run.path, "--json").json
+    assert isinstance(everything, list) and everything[0].items() <= one.items()
+    assert one["loss"] == 10 / 3 and one["val_loss"] is None and one["run_id"] == run.path.name
+    assert [attempt["first_step"] for attempt in one["history"]] == [0]
+    assert one["next"].startswith("tmrc logs ")
+
+
+def test_what_is_not_finite_is_valid_json(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("7").began().trains().ended(1, "failed", kind="non_finite")
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "loss": NaN, "tokens_per_s": Infinity}\n{"step": 11, "val_loss": -Infinity}\n')
+    done = tmrc("status", run.path, "--json")
+    assert json.loads(done.out, parse_constant=lambda word: pytest.fail(word))["loss"] is None
+    assert tmrc("status", run.path).code == 0
+
+
+def test_one_run_in_full(slurm: FakeSlurm, run: HandMade, tmp_path: Path) -> None:
+    slurm.queue(PENDING)
+    run.submitted("7").began().trains(1, 0, 50, 200).saved(50)
+    run.ended(1, "stopped", kind="preempted", message="preempted; saved after step 50", action="requeued", step=50)
+    run.event("requeued", attempt=1, step=50, kind="preempted", cause="preempted", action="requeued", job_id="7")
+    (run.path / "submitit/7_0_log.out").write_text("hello\n")
+    done = tmrc("status", "toy", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "state       pending: behind jobs of higher priority; last: preempted; saved after step 50" in done.out
+    assert "on node1,node2 · job 7 · steps 0 to 50 · preempted, requeued" in done.out
+    assert f"log         artifacts/{run.path.name}/submitit/7_0_log.out" in done.out
+    assert f"next        tmrc cancel artifacts/{run.path.name}" in done.out
+
+
+def test_a_lost_run_says_how_to_go_on(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("7").began().trains()
+    assert f"tmrc-submit --resume {run.path}" in tmrc("status", run.path).out
+    HandMade(run.path.parent, "other").submitted("8")
+    assert "lost: tmrc-submit --resume RUN" in tmrc("status", run.path.parent).out
+
+
+def test_a_directory_without_runs_and_none_at_all(tmp_path: Path) -> None:
+    assert tmrc("status", tmp_path).out == f"no runs in {tmp_path}\n"
+    assert tmrc("status", tmp_path, "--json").out == "[]\n"
+    for arguments in ([], ["nosuch"], ["nosuch/dir"]):
+        done = tmrc("status", *arguments, cwd=tmp_path)
+        assert done.code == 2 and len(done.err.splitlines()) == 1, done.err
+
+
+def test_nothing_heavy_is_imported(run: HandMade) -> None:
+    run.began(1, None).trains()
+    code = "import sys; from launch.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    for command in (["status", run.path], ["status", run.path.parent]):
+        done = subprocess.run(
+            ["python", "-c", code, *map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        heavy = {"torch", "numpy", "omegaconf", "hydra", "submitit", "yaml", "rich", "matplotlib"}
+        assert not heavy & set(done.stderr.split()), command
+
+
+def test_watch_in_a_pipe_prints_when_something_changes_until_interrupted(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began().trains(1, 0, 10).saved(5)
+    command = [sys.executable, "-m", "launch.cli.main", "status", str(run.path.parent), "--watch", "--interval", "0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **slurm.env})
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)][1].split()[1:3] == ["running", "10/100"]
+    time.sleep(1.2)  # the checkpoint gets older, which is no change
+    run.trains(1, 10, 1)
+    assert process.stdout.readline() == "\n"
+    assert [process.stdout.readline() for _ in range(2)][1].split()[1:3] == ["running", "11/100"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 0 and process.stdout.read() == ""
+
+
+def test_a_real_run_on_this_machine(tmp_path: Path) -> None:
+    started = Started(write_config(tmp_path), tags(step_seconds=0.05), "training.train_steps=1000")
+    run = HandMade.__new__(HandMade)
+    run.path = started.run_dir
+    wait_for(lambda: look(run).state == "starting", "the start to be seen")
+    started.wait_for_step(3)
+    one = look(run)
+    assert (one.state, one.sure, one.total_steps, one.executor) == ("running", True, 1000, "local")
+    started.interrupt()
+    assert started.end().code == 75
+    one = look(run)
+    assert one.state == "stopped" and (one.step or 0) >= 3
+    assert f"tmrc-submit --local --resume {run.path}" in tmrc("status", run.path).out
