@@ -11,6 +11,7 @@ from launch.cli.run import run_command
 # name -> module, attribute, one line for --help
 COMMANDS = {
     "status": ("launch.cli.status", "status", "Show where runs stand."),
+    "logs": ("launch.cli.logs", "logs", "Print what a run has logged, or follow it."),
     "data": ("launch.cli.data", "data", "Prepare and inspect tokenized data sets."),
     "generate": ("launch.cli.generate", "generate", "Continue a prompt with a trained model."),
     "report": ("launch.cli.report", "report", "Plot a run's losses."),
