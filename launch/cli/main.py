@@ -12,6 +12,7 @@ from launch.cli.run import run_command
 COMMANDS = {
     "status": ("launch.cli.status", "status", "Show where runs stand."),
     "logs": ("launch.cli.logs", "logs", "Print what a run has logged, or follow it."),
+    "cancel": ("launch.cli.cancel", "cancel", "Stop runs; they save first."),
     "data": ("launch.cli.data", "data", "Prepare and inspect tokenized data sets."),
     "generate": ("launch.cli.generate", "generate", "Continue a prompt with a trained model."),
     "report": ("launch.cli.report", "report", "Plot a run's losses."),

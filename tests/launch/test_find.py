@@ -70,7 +70,7 @@ def test_what_is_no_run_is_refused_in_one_line(home: Path, name: str, message: s
 
 
 def test_all_commands_take_a_run_in_the_same_way(home: Path) -> None:
-    for command in (["logs"], ["generate"], ["report", "--png", "x.png"], ["status"]):
+    for command in (["logs"], ["cancel"], ["generate"], ["report", "--png", "x.png"], ["status"]):
         done = call(*command, "nosuch", module=TMRC, cwd=home, env={"PYTHONPATH": str(Path(__file__).parents[2])})
         assert done.code == 2 and done.err.startswith("error: 'nosuch' is no run directory"), done.err
         assert len(done.err.splitlines()) == 1 and done.out == ""

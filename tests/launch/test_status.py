@@ -262,7 +262,7 @@ def test_a_directory_without_runs_and_none_at_all(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported(run: HandMade) -> None:
     run.began(1, None).trains()
     code = "import sys; from launch.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
-    for command in (["status", run.path], ["status", run.path.parent], ["logs", run.path]):
+    for command in (["status", run.path], ["status", run.path.parent], ["logs", run.path], ["cancel", "nosuch"]):
         done = subprocess.run(
             ["python", "-c", code, *map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False
         )

@@ -1,0 +1,186 @@
+"""Ending a run on somebody's wish: on the queue, on its nodes, or on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.attempts import write_json
+from launch.facts import Attempt, number_of, read_facts, read_object
+from launch.processes import command_line
+from launch.queue import PATIENCE, QueueUnknown, queue
+from launch.standing import phase
+from launch.status import RunStatus, statuses
+from tmrc.config.errors import UserError
+from tmrc.config.rundir import RunDir, append_event
+
+LEAVE_PATIENCE = 10.0  # seconds for a job to leave the queue once Slurm has been told
+BEGIN_PATIENCE = 20.0  # seconds for a local run that is being started to be at the point where it can be asked
+POLL = 0.3
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What was done: nothing (`none`), `asked` to save and stop, `cancelled` before it ran, or `killed`."""
+
+    run_id: str
+    run_dir: str
+    action: str
+    state: str  # before
+    job_id: str | None
+    message: str
+
+
+def cancel_run(run: RunDir, at_once: bool) -> Cancelled:
+    """Cancel one run, saving first unless `at_once`. A run that has ended is left as it is.
+
+    Raises UserError when whoever runs it cannot be told; nothing has changed then.
+    """
+    (one,), problem = statuses([run])
+    if not one.active:
+        why = f" ({one.cause})" if one.cause and one.state in ("failed", "lost") else ""
+        return _done(one, "none", f"is {one.state}{why}; nothing to cancel")
+    if one.executor == "slurm":
+        return _cancel_job(run, one, at_once, problem)
+    return _cancel_here(run, one, at_once)
+
+
+def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Cancelled:
+    if one.job_id is None:
+        raise UserError(f"{run.path}: its job is not known, so it cannot be cancelled")
+    if problem and one.state == "pending":
+        raise UserError(f"{run.path}: job {one.job_id} cannot be cancelled: {problem}")
+    note = _leave_note(run)
+    try:
+        # A suspended job cannot save, and one that waits has nothing to save.
+        if at_once or one.state in ("pending", "suspended"):
+            return _end_job(run, one, one.job_id)
+        _ask_job(one.job_id)
+    except UserError:
+        note.unlink(missing_ok=True)
+        raise
+    return _done(one, "asked", f"job {one.job_id} was asked to save and stop; it will not be requeued")
+
+
+def _leave_note(run: RunDir) -> Path:
+    """cancel.json, on which no supervisor starts or requeues the run until it is resumed."""
+    note = run.path / "cancel.json"
+    try:
+        write_json(note, {"time": time.time(), "user": _user(), "host": socket.gethostname()})
+    except OSError as error:
+        raise UserError(f"{note}: cannot be written: {error.strerror or error}") from None
+    return note
+
+
+def _ask_job(job_id: str) -> None:
+    """TERM to the job's step. Before there is one, the batch script and what supervises the run in it are told."""
+    words = _scancel("--signal=TERM", job_id)
+    if words:
+        words = _scancel("--batch", "--signal=TERM", job_id)
+    if words:
+        raise UserError(f"job {job_id} cannot be asked to stop: {words}")
+
+
+def _end_job(run: RunDir, one: RunStatus, job_id: str) -> Cancelled:
+    """Plain scancel, and a word in the run's events where nobody was running that could leave one."""
+    if words := _scancel(job_id):
+        raise UserError(f"job {job_id} cannot be cancelled: {words}")
+    gone = _has_left(job_id)
+    if gone and phase(read_facts(run)) in ("waiting", "running"):
+        with contextlib.suppress(OSError):
+            append_event(run, "cancelled", attempt=one.attempts, step=one.step, kind="cancelled", job_id=job_id)
+    if one.state == "pending":
+        return _done(one, "cancelled", f"job {job_id} was cancelled before it ran")
+    ending = "" if gone else "; Slurm is still ending it"
+    return _done(one, "killed", f"job {job_id} was cancelled at once, back to the last checkpoint{ending}")
+
+
+def _has_left(job_id: str) -> bool:
+    """Whether the job leaves the queue within the time that this usually takes."""
+    deadline = time.monotonic() + LEAVE_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            row = queue([job_id]).get(job_id)
+        except QueueUnknown:
+            return False
+        if row is None or not row.active:
+            return True
+        time.sleep(POLL)
+    return False
+
+
+def _cancel_here(run: RunDir, one: RunStatus, at_once: bool) -> Cancelled:
+    """SIGINT to the process of a run in the foreground, as Ctrl-C; three of them end it at once."""
+    last = _attempt_here(run)
+    if last is None or last.pid is None:
+        return _done(one, "none", "has just ended; nothing to cancel")
+    asked = number_of(read_object(run.path / "cancel.json"), "time")
+    if not at_once and asked is not None and asked > (last.began or 0.0):  # asked three times, it would not save
+        return _done(one, "asked", "was asked to save and stop before; --now ends it at once")
+    _leave_note(run)
+    told = 0
+    try:
+        for told in range(3 if at_once else 1):
+            time.sleep(POLL if told else 0.0)
+            os.kill(last.pid, signal.SIGINT)
+    except ProcessLookupError:
+        if told == 0:
+            return _done(one, "none", "has just ended; nothing to cancel")
+    except OSError as error:
+        raise UserError(f"{run.path}: process {last.pid} cannot be told: {error.strerror}") from None
+    if at_once:
+        return _done(one, "killed", "was ended at once, back to the last checkpoint")
+    return _done(one, "asked", "was asked to save and stop")
+
+
+def _attempt_here(run: RunDir) -> Attempt | None:
+    """The attempt that goes on, once it has begun; None when it is over. Raises UserError if we cannot reach it."""
+    deadline = time.monotonic() + BEGIN_PATIENCE
+    while (now := phase(facts := read_facts(run))) == "waiting" or facts.last is None or facts.last.pid is None:
+        if time.monotonic() > deadline:
+            raise UserError(f"{run.path}: is being started, but not yet where it could be asked to stop; try again")
+        time.sleep(POLL)
+    last = facts.last
+    if now != "running" or last.pid is None:
+        return None
+    if last.host != socket.gethostname():
+        raise UserError(f"{run.path}: runs on {last.host} (process {last.pid}); cancel it there")
+    command = command_line(last.pid)
+    if command and run.run_id not in command:  # files may be wrong, and process ids are used again
+        raise UserError(
+            f"{run.path}: process {last.pid} is not the run's, but {command.split()[0]!r}; nothing was done"
+        )
+    return last
+
+
+def _scancel(*arguments: str) -> str:
+    """Run scancel; returns why it failed, or nothing. Raises UserError where it cannot be run."""
+    try:
+        done = subprocess.run(
+            ["scancel", *arguments], capture_output=True, text=True, errors="replace", timeout=3 * PATIENCE,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise UserError("no scancel on PATH: cancel the run on a machine of its cluster") from None
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"scancel: {error}") from None
+    words = " ".join(done.stderr.replace("scancel: error: ", "").split())
+    return words or (f"scancel failed with exit code {done.returncode}" if done.returncode else "")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _done(one: RunStatus, action: str, message: str) -> Cancelled:
+    return Cancelled(one.run_id, one.run_dir, action, one.state, one.job_id, message)
