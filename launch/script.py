@@ -32,7 +32,8 @@ def batch_script(
     the text, so a job can render its successor's. Raises ConfigError for a value not allowed.
     """
     check_launch(launch)
-    check_script_path("training.artifacts_path", run.path)
+    for path in (run.path, *([runs_file] if runs_file is not None else [])):
+        check_script_path("training.artifacts_path", path)
     lines = ["#!/bin/bash"]
     for name, value in directives(run, launch, resources, array).items():
         lines.append(f"#SBATCH --{name}" + (f"={shlex.quote(value)}" if value else ""))

@@ -38,7 +38,8 @@ OWN_KEY: dict[str, str | None] = {
     "gpus-per-node": "gpus_per_node", "cpus-per-task": "cpus_per_task", "mem": "mem", "time": "time",
     "constraint": "constraint", "exclude": "exclude", **dict.fromkeys((
         "output", "error", "open-mode", "requeue", "no-requeue", "signal", "ntasks", "ntasks-per-node", "array", "wrap",
-        "export", "export-file", "parsable", "quiet", "test-only", "wait", "help", "usage", "version",
+        "export", "export-file", "parsable", "quiet", "test-only", "wait", "help", "usage", "version", "clusters",
+        "no-kill", "get-user-env", "ntasks-per-gpu", "ntasks-per-core", "ntasks-per-socket",
     )),
 }  # fmt: skip
 
