@@ -7,12 +7,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from launch.attempts import last_attempt, read_owner, refuse_running
 from launch.gpus import Resources
-from tmrc.config.errors import ConfigError, UserError, nearest, shown
+from tmrc.config.errors import ConfigError, UserError, shown
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, read_jsonl
 from tmrc.config.schema import Config
@@ -23,19 +22,6 @@ CHANGEABLE = (
     "training.train_steps", "training.epochs", "training.save_every", "training.keep_checkpoints",
     "training.log_interval", "launch.", "wandb_log.",
 )  # fmt: skip
-
-
-def find_run(name: str, artifacts: Path) -> RunDir:
-    """The run that is a directory, or the id of one under `artifacts`. Raises UserError when there is none."""
-    for path in (Path(name), artifacts / name):
-        try:
-            if (path / "config.yaml").is_file() and (path / "run.json").is_file():
-                return RunDir(path.resolve())
-        except (OSError, ValueError):
-            break
-    there = [entry.parent.name for entry in artifacts.glob("*/run.json")] if artifacts.is_dir() else []
-    hint = nearest(name, there)
-    raise UserError(f"--resume: {shown(name)} is no run directory and no run under {artifacts}{hint}")
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

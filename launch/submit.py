@@ -122,10 +122,11 @@ def _new(request: Request) -> tuple[Config, RunDir]:
 
 
 def _resumed(request: Request) -> tuple[Config, RunDir]:
-    from launch.resume import changed_config, check_resumable, find_run
+    from launch.find import find_run
+    from launch.resume import changed_config, check_resumable
 
     assert request.resume is not None
-    run = find_run(request.resume, _artifacts(request))
+    run = find_run(request.resume, _artifacts(request), "--resume: ")
     if not request.dry_run:
         hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
     config = changed_config(run, resume_overrides(request.overrides, request.flags))

@@ -49,7 +49,9 @@ def submit(
     Exit codes of a run: 0 finished, 2 error in configuration or data, 75 stopped after saving, else a crash.
     """
     given = list(arguments)
-    source = given.pop(0) if given and not (resume and "=" in given[0]) else None
+    source = next((text for text in given if "=" not in text), given[0] if given and not resume else None)
+    if source is not None:
+        given.remove(source)
     if source is None and resume is None:
         raise click.UsageError("CONFIG is missing: a YAML file or the name of a packaged configuration")
     from launch.submit import Request

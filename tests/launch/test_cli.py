@@ -58,6 +58,14 @@ def test_config_errors_are_one_line(tmp_path: Path) -> None:
     assert call("--dry-run", config, "~model.n_heads", module=REAL).code == 0
 
 
+def test_keys_may_come_before_the_configuration(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    done = call("--dry-run", "training.train_steps=7", config, "launch.cpus_per_task=3", module=REAL)
+    assert done.code == 0 and "steps    7 " in done.out and "--cpus-per-task=3\n" in done.out
+    odd = config.rename(tmp_path / "a=b.yaml")
+    assert call("--dry-run", odd, module=REAL).code == 0
+
+
 def test_tmrc_lists_what_works() -> None:
     done = call("--help", module="launch.cli.main")
     assert done.code == 0
