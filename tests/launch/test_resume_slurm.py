@@ -46,6 +46,8 @@ def test_a_queue_that_does_not_answer_is_a_refusal(tmp_path: Path) -> None:
     install(tmp_path / "bin", squeue=refusing("slurm_load_jobs error: Unable to contact slurm controller"))
     done = call("--resume", run.path, env=env)
     assert done.code == 2 and "cannot tell whether job 4242 still runs: " in done.err
+    install(tmp_path / "bin", squeue=refusing("squeue: fatal: Could not establish a configuration source"))
+    assert call("--resume", run.path, "--dry-run", env=env).code == 0  # commands without a cluster
 
 
 def test_other_resources_from_another_directory(tmp_path: Path) -> None:
