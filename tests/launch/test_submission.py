@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.launch.helpers import REAL, ROOT, Done, call, events, write_config
+from tests.launch.helpers import REAL, ROOT, STANDIN, Done, call, events, steps, wait_for, write_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.install import obstacle
 
@@ -89,6 +91,23 @@ def test_resuming_with_other_resources(cluster: Cluster, tmp_path: Path) -> None
     facts = cluster.call("scontrol", "show", "job", "-o", second["job_id"])
     assert " NumNodes=2" in facts and " Partition=preempt " in facts and " TimeLimit=00:30:00 " in facts
     cluster.call("scancel", second["job_id"])
+
+
+def test_edits_while_the_job_waits_change_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for package in ("launch", "tmrc", "tests"):
+        shutil.copytree(ROOT / package, checkout / package, ignore=shutil.ignore_patterns("__pycache__"))
+    config = write_config(tmp_path, training={"train_steps": 5})
+    env = {**cluster.env, "PYTHONPATH": str(checkout)}
+    submitted = call("--json", "-A", "lab", "-c", "1", config, LATER, module=STANDIN, env=env, cwd=checkout).json
+    for file in [*checkout.glob("tmrc/**/*.py"), *checkout.glob("launch/**/*.py")]:
+        file.write_text("raise SystemExit('edited since')\n")
+    config.write_text("broken: [")
+    cluster.call("scontrol", "update", f"jobid={submitted['job_id']}", "starttime=now")
+    run = Path(submitted["run_dir"])
+    wait_for(lambda: (run / "attempts/1/job.json").exists(), "the job's end")
+    assert json.loads((run / "attempts/1/job.json").read_text())["status"] == "finished"
+    assert steps(run) == [1, 2, 3, 4, 5]
 
 
 def test_a_cluster_in_trouble(cluster: Cluster, tmp_path: Path) -> None:
