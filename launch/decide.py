@@ -85,7 +85,8 @@ def named(ending: Ending, situation: Situation) -> Ending:
     facts = situation.facts
     outside = _outside_cause(situation)
     if ending.exit_code == EXIT_WANTS_REQUEUE:
-        return dataclasses.replace(ending, kind=outside or "signal")
+        own = ending.kind if ending.kind in OWN_FAULT else "signal"  # a killed torchrun's ranks save, too
+        return dataclasses.replace(ending, kind=outside or own)
     # A crash while Slurm was ending the job is the end of its patience, not of the run's own making.
     if outside and facts is not None and facts.ending and ending.kind in ("killed", "lost", "code_error"):
         message = f"{outside.replace('_', ' ')}: killed before it could save ({ending.message})"

@@ -84,7 +84,8 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     silent = not ranks or any(not (attempt / f"rank_{rank}.json").exists() for rank in ranks)
     nodes = task.rendezvous.nodes if task.rendezvous else 1
     out_of_memory = out_of_memory_kills() > kills
-    cause, kind = why_silent(process.returncode, log.text(), out_of_memory, nodes) if silent else ("", "")
+    unclear = silent or process.returncode < 0  # a torchrun that was killed leaves ranks that save and stop
+    cause, kind = why_silent(process.returncode, log.text(), out_of_memory, nodes) if unclear else ("", "")
     if not silent and watch.crashed_at is None:
         wait_for_descendants(os.getpid(), LINGER)
     return NodeReport(

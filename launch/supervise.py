@@ -86,7 +86,7 @@ class Supervisor:
     nodes: tuple[str, ...]
     folder: Path  # Submitit's: the run's, or that of the sweep whose array this is a task of
     signals: Signals
-    asked: bool = False  # whether the job has been put back into the queue already
+    asked: JobFacts | None = None  # what was known when the job was put back into the queue, before training ended
 
     @property
     def _job(self) -> Job:
@@ -174,7 +174,7 @@ class Supervisor:
         if not facts.ending:
             ask_tasks_to_stop(self.job_id)
         elif facts.restarts <= self.restarts and (facts.preempted or facts.reason == "TimeLimit"):
-            self.asked = not requeue(self.job_id, self.restarts, lambda: False)
+            self.asked = None if requeue(self.job_id, self.restarts, lambda: False) else facts
 
     def _end(self, number: int, ending: Ending, reports: Sequence[NodeReport], past: Sequence[Past]) -> int:
         """Decide what is to be done, do it, and leave it in the run's files."""
@@ -185,12 +185,12 @@ class Supervisor:
             began_at = owner.get("checkpoint")
         orderly = ending.exit_code in (EXIT_FINISHED, EXIT_USER_ERROR)
         warned = any("SIGUSR2" in report.signals for report in reports) or "SIGUSR2" in self.signals.names
-        facts = None if orderly else self._facts()
+        facts = None if orderly else self.asked or self._facts()
         situation = Situation(
             Past(ending, began_at),
             past,
             facts,
-            self.restarts + self.asked,
+            self.restarts,
             warned and facts is not None and facts.seconds_left < 2 * self.resources.warning,
             self._cancelled(),
             number > 0 and last_attempt(self.run) > number,

@@ -43,8 +43,12 @@ def verdict(attempt: Path, ranks: int, reports: Sequence[NodeReport]) -> Ending:
         return _without_words(missing, reports, step)
     if failed:
         return _own_words(said, failed[0], ranks, reports, step)
-    code = EXIT_WANTS_REQUEUE if EXIT_WANTS_REQUEUE in codes.values() else EXIT_FINISHED
-    return Ending(code, _STATUS[code], "", step, _STATUS[code])
+    if EXIT_WANTS_REQUEUE not in codes.values():
+        return Ending(EXIT_FINISHED, "finished", "", step, "finished")
+    killed = next((report for report in reports if report.torchrun_code < 0 and not report.signals), None)
+    if killed:
+        return Ending(EXIT_WANTS_REQUEUE, "stopped", killed.cause, step, killed.kind, killed.host)
+    return Ending(EXIT_WANTS_REQUEUE, "stopped", "", step, "stopped")
 
 
 def _own_words(
