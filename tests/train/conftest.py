@@ -145,10 +145,11 @@ def train(new_trial: NewTrial) -> Iterator[Callable[..., Trial]]:
     import signal
 
     from tmrc.train.run import main
+    from tmrc.train.stop import STOP_SIGNALS
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def run(*overrides: str, expect: int = 0, again: Trial | None = None) -> Trial:
         trial = again or new_trial(*overrides)

@@ -89,14 +89,14 @@ def test_file_event_and_log_say_the_kind(
     kind: Kind,
     traceback: bool,
 ) -> None:
-    from tmrc.train import run
+    from tmrc.train import start
 
     def fail(*_: object) -> None:
         raise error
 
     trial = new_trial()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "plan_data", fail)
+        patch.setattr(start, "plan_data", fail)
         train(again=trial, expect=1)
     assert json.loads((trial.run.attempt(1) / "rank_0.json").read_text())["kind"] == kind
     assert [event["kind"] for event in trial.events("failed")] == ([kind] if kind != "peer_lost" else [])

@@ -24,6 +24,7 @@ from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config, DatasetsConfig, ModelConfig, TokenizerConfig
 from tmrc.model.build import build_model
 from tmrc.train import checkpoint
+from tmrc.train.fence import take_over
 from tmrc.train.generate import Sampling, TextStream, encode, generate, load_tokenizer, next_tokens, open_run, pick
 
 EOS = 1
@@ -69,7 +70,7 @@ def run_path(tmp_path: Path) -> Path:
     model = build_model(config)
     optimizer = torch.optim.AdamW(model.parameters())
     state = checkpoint.TrainerState(7, 56, 8, 1, 1, torch.__version__, "")
-    checkpoint.save_checkpoint(run, model, optimizer, state)
+    checkpoint.save_checkpoint(take_over(run, 1), model, optimizer, state)
     return run.path
 
 

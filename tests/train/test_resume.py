@@ -83,7 +83,7 @@ def test_a_signal_during_start_up_is_not_lost(new_trial: NewTrial) -> None:
     time.sleep(0.5)  # imports take longer than that
     process.send_signal(signal.SIGUSR2)
     finish(process, expect=75)
-    assert cut.saved_steps() == [0]
+    assert cut.saved_steps() == []  # there was nothing to save
     finish(spawn(cut))
     assert cut.exact_rows == whole.exact_rows
 

@@ -316,14 +316,15 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(
 def test_a_disk_that_takes_no_more_bookkeeping_leaves_the_exit_code(
     train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from tmrc.train import run
+    from tmrc.train import keeper, run
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     trial = new_trial()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "append_event", full)
+        for module in (keeper, run):
+            patch.setattr(module, "append_event", full)
         train(again=trial, expect=1)
     said = capfd.readouterr().err
     assert "No space left on device" in said

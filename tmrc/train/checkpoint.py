@@ -6,9 +6,7 @@ Tensors are safetensors and the rest is JSON, so that nothing in a checkpoint ca
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
-import os
 import re
 import shutil
 import sys
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from tmrc.config.errors import CheckpointError
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
+from tmrc.train.fence import Fence
 
 _STEP_NAME = re.compile(r"^step_(\d{8,15})$")
 FILES = ("model.safetensors", "optimizer.safetensors", "trainer.json")
@@ -81,16 +80,11 @@ def _wrong_step(path: Path, step: int) -> str | None:
     return None if state.step == step else f"its trainer state is of step {state.step}"
 
 
-def set_aside(run: RunDir, after: int) -> None:
+def set_aside(fence: Fence, after: int) -> None:
     """Rename the checkpoints after step `after`, which are damaged, so that they neither count nor are deleted."""
-    for step, path in checkpoint_steps(run).items():
+    for step, path in checkpoint_steps(fence.run).items():
         if step > after:
-            path.rename(_free_name(run, f"damaged_{path.name}"))
-
-
-def _free_name(run: RunDir, name: str) -> Path:
-    numbered = (run.checkpoints / f"{name}_{number}" for number in itertools.count(1))
-    return next(path for path in (run.checkpoints / name, *itertools.islice(numbered, 1000)) if not path.exists())
+            fence.set_aside(path)
 
 
 def newest_checkpoint(run: RunDir) -> Checkpoint | None:
@@ -108,35 +102,30 @@ def newest_checkpoint(run: RunDir) -> Checkpoint | None:
     return checkpoint
 
 
-def save_checkpoint(run: RunDir, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
+def save_checkpoint(fence: Fence, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
     """Write a checkpoint; it is durable when this returns. Raises OSError; earlier checkpoints are not touched."""
-    run.checkpoints.mkdir(exist_ok=True)
-    final = run.checkpoints / f"step_{state.step:08d}"
+    final = fence.run.checkpoints / f"step_{state.step:08d}"
     if final.exists():
         if durable.problem(final, FILES) is None:
             return final
-        final.rename(_free_name(run, f"damaged_{final.name}"))
-    temporary = run.checkpoints / f".writing_{final.name}_{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+        fence.set_aside(final)
+    draft = fence.draft(final.name)
     try:
-        save_file(model_tensors(model), temporary / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-        durable.write_json(temporary / "trainer.json", dataclasses.asdict(state))
-        durable.seal(temporary)
-        durable.commit(temporary, final)
+        save_file(model_tensors(model), draft / "model.safetensors")
+        save_file(optimizer_tensors(model, optimizer), draft / "optimizer.safetensors")
+        durable.write_json(draft / "trainer.json", dataclasses.asdict(state))
+        durable.seal(draft)
+        durable.commit(draft, final)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)  # the disk may be full
         raise
     return final
 
 
-def prune(run: RunDir, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what dead writers left; only after a new one is durable."""
-    for path in list(checkpoint_steps(run).values())[keep:]:
-        durable.remove(path)
-    for leftover in run.checkpoints.glob(".*_step_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+def prune(fence: Fence, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints; only after a new one is durable."""
+    for path in list(checkpoint_steps(fence.run).values())[keep:]:
+        fence.discard(path)
 
 
 def load_state(checkpoint: Checkpoint) -> TrainerState:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,10 +101,3 @@ def problem(directory: Path, required: Sequence[str] = ()) -> str | None:
         if sha256(path) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
     return None
-
-
-def remove(directory: Path) -> None:
-    """Delete a sealed directory; at no moment does a part of it look whole."""
-    doomed = directory.with_name(f".deleted_{directory.name}_{os.getpid()}")
-    directory.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)

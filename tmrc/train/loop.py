@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 
 from tmrc.config.estimate import flops_per_token
-from tmrc.config.rundir import RunDir, append_event
 from tmrc.train.batch import HostBatch, count_targets, to_device
-from tmrc.train.checkpoint import TrainerState, prune, save_checkpoint
+from tmrc.train.checkpoint import TrainerState
 from tmrc.train.distributed import all_reduce
-from tmrc.train.failures import DiskError, NonFiniteError
+from tmrc.train.failures import NonFiniteError
 from tmrc.train.feed import Feed
-from tmrc.train.metrics import MetricsFile, Throughput, memory_gib, peak_flops
+from tmrc.train.keeper import Keeper
+from tmrc.train.metrics import Throughput, memory_gib, peak_flops
 from tmrc.train.outcome import Outcome, finished, stopped
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
 from tmrc.train.step import NEVER, StepResult
-from tmrc.train.stop import Agreement, StopRequest
+from tmrc.train.stop import SIGNAL_ELSEWHERE, Agreement, StopRequest
 
 
 @dataclass
@@ -39,15 +37,15 @@ class Progress:
 class Loop:
     """Trains from `progress` to the end of the plan, a stop signal or a failure."""
 
-    def __init__(self, run: RunDir, attempt: int, parts: Parts, request: StopRequest, progress: Progress) -> None:
-        self.run_dir = run
-        self.attempt = attempt
+    def __init__(
+        self, parts: Parts, request: StopRequest, agreement: Agreement, progress: Progress, keeper: Keeper | None
+    ) -> None:
         self.parts = parts
         self.progress = progress
         self._request = request
         self._training = parts.config.training
-        self._metrics = MetricsFile(run) if parts.world.leads else None
-        self._agreement = Agreement(parts.world)
+        self._agreement = agreement
+        self._keeper = keeper  # on rank 0
         self._throughput = Throughput(parts.tokens_per_step)
         self._on_cpu = parts.world.device.type == "cpu"
 
@@ -74,8 +72,8 @@ class Loop:
             return finished(progress.step)
         finally:
             feed.close()
-            if self._metrics:
-                self._metrics.close()
+            if self._keeper:
+                self._keeper.close()
 
     def _train_step(self, hosts: list[HostBatch]) -> StepResult:
         """One optimizer step on this rank's micro-batches."""
@@ -164,9 +162,9 @@ class Loop:
         return decision.stop
 
     def _stop(self) -> Outcome:
-        cause = self._request.signal or "signal on another rank"
-        if self.parts.world.leads:
-            append_event(self.run_dir, "signal", attempt=self.attempt, step=self.progress.step, cause=cause)
+        cause = self._request.signal or SIGNAL_ELSEWHERE
+        if self._keeper:
+            self._keeper.event("signal", self.progress.step, cause=cause)
         self._save()
         return stopped(self.progress.step, cause)
 
@@ -177,35 +175,19 @@ class Loop:
 
     def _save(self) -> None:
         """Write a checkpoint of the current step, unless it is there already or saving is switched off."""
-        progress = self.progress
+        parts, progress = self.parts, self.progress
+        if self._keeper:
+            self._keeper.require()
         if not self._training.save_model or progress.saved_step == progress.step:
             return
         self._require_finite()
-        self.parts.world.pulse("writing a checkpoint")
-        if self.parts.world.leads:
-            began = time.perf_counter()
-            assert self._metrics is not None
-            self._metrics.sync()  # a row that the checkpoint counts as written must not be lost
-            path = self._write_checkpoint()
-            seconds = time.perf_counter() - began
-            append_event(
-                self.run_dir, "checkpoint", attempt=self.attempt, step=progress.step, path=path.name, seconds=seconds
-            )
-        self.parts.world.pulse("waiting for the checkpoint")
+        parts.world.pulse("writing a checkpoint")
+        if self._keeper:
+            self._keeper.save(parts.model, parts.optimizer, self._state())
+        parts.world.pulse("waiting for the checkpoint")
         self._agreement.wait_for_all()  # nobody leaves while rank 0 still writes
         progress.saved_step, progress.saved_at = progress.step, time.monotonic()
         self._throughput.start()
-
-    def _write_checkpoint(self) -> Path:
-        try:
-            path = save_checkpoint(self.run_dir, self.parts.model, self.parts.optimizer, self._state())
-            prune(self.run_dir, self._training.keep_checkpoints)
-        except (OSError, SafetensorError) as error:
-            step = self.progress.step
-            raise DiskError(
-                f"the checkpoint of step {step} cannot be written ({error}); earlier ones are intact"
-            ) from None
-        return path
 
     def _state(self) -> TrainerState:
         parts, progress = self.parts, self.progress
@@ -234,10 +216,10 @@ class Loop:
         where = ", ".join(f"{item} ({parts.reader.locate(item)})" for item in suspects[:4])
         more = f" and {len(suspects) - 4} more, see events.jsonl" if len(suspects) > 4 else ""
         what = "gradient" if index is None else "loss"
-        if parts.world.leads:
-            append_event(self.run_dir, "non_finite", attempt=self.attempt, step=step + 1, what=what, sequences=suspects)
+        if self._keeper:
+            self._keeper.event("non_finite", step + 1, what=what, sequences=suspects)
         raise NonFiniteError(f"the {what} of step {step + 1} is not finite; sequences {where}{more}")
 
     def _write(self, row: dict[str, Any]) -> None:
-        if self._metrics:
-            self._metrics.write(row)
+        if self._keeper:
+            self._keeper.write(row)

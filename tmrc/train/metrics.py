@@ -7,12 +7,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from tmrc.config.rundir import RunDir, read_jsonl
+from tmrc.config.rundir import read_jsonl
 from tmrc.train import durable
+from tmrc.train.fence import Fence
 
 # Dense bf16 peak in FLOP/s by a part of the device's name, from NVIDIA's data sheets (without sparsity).
 PEAK_FLOPS = {
@@ -44,10 +46,10 @@ def memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def rewind(run: RunDir, step: int, validation_due: bool) -> None:
-    """Drop the rows that will be computed again, and lines that are no rows.
+def rewind(fence: Fence, step: int, validation_due: bool) -> MetricsFile:
+    """The run's metrics without the rows that will be computed again and lines that are no rows, open for more.
 
-    These are the rows after `step` and, when its validation is still to be run, that validation's row.
+    These rows are those after `step` and, when its validation is still to be run, that validation's.
     """
 
     def stays(row: dict[str, Any]) -> bool:
@@ -56,15 +58,25 @@ def rewind(run: RunDir, step: int, validation_due: bool) -> None:
             return False
         return not (validation_due and logged == step and "val_loss" in row)
 
-    rows = [row for row in read_jsonl(run.metrics) if stays(row)]
-    durable.replace_file(run.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return MetricsFile(fence, [row for row in read_jsonl(fence.run.metrics) if stays(row)])
 
 
 class MetricsFile:
-    """Appends rows; a row can be read as soon as `write` returns, and is durable after `sync`."""
+    """Appends rows; a row can be read as soon as `write` returns, and is durable after `sync`.
 
-    def __init__(self, run: RunDir) -> None:
-        self._file = run.metrics.open("a", encoding="utf8")
+    The file is made in the attempt's own directory and renamed over the earlier one while it is open. So an attempt
+    that has been shut out has a file without a name, and can never open the next one's by mistake.
+    """
+
+    def __init__(self, fence: Fence, rows: Iterable[dict[str, Any]]) -> None:
+        fresh = fence.folder / fence.run.metrics.name
+        self._file = fresh.open("x", encoding="utf8")
+        for row in rows:
+            self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self.sync()
+        fresh.replace(fence.run.metrics)
+        durable.sync(fence.run.path)
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row. None values are left out."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import traceback
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir
 from tmrc.train import durable
 from tmrc.train.failures import Kind, RunFailure, kind_of
+from tmrc.train.fence import begun_attempts
 
 MESSAGE_LENGTH = 600  # characters; PyTorch's own messages can fill a screen
 
@@ -46,13 +49,27 @@ def failed(error: BaseException, step: int) -> Outcome:
     return Outcome(code, "failed", step, message, kind_of(error))
 
 
-def attempt_number(run: RunDir) -> int:
-    """This attempt's number, from the launcher or one after the last."""
+def attempt_number(run: RunDir, rank: int) -> int:
+    """This attempt's number, from the launcher or one after the last.
+
+    Without a launcher rank 0 takes the number, so that no other process has it, and tells the others when they join.
+    """
     if given := os.environ.get("TMRC_ATTEMPT"):
         return int(given)
     folder = run.path / "attempts"
     taken = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    return max(taken, default=0) + 1
+    number = max([*taken, *begun_attempts(run)], default=0) + 1
+    while rank == 0 and not _take(run.attempt(number)):
+        number += 1
+    return number
+
+
+def _take(folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # one that matters comes again when the outcome is written
+        folder.parent.mkdir(exist_ok=True)
+        folder.mkdir()
+        return True
+    return not folder.exists()
 
 
 def announce(run: RunDir, attempt: int, rank: int) -> None:

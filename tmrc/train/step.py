@@ -109,15 +109,17 @@ class Stepper:
         self._optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def warm_up(self, batch: Batch) -> None:
-        """A throw-away forward and backward.
+    def warm_up(self, batch: Batch, reduces: bool) -> None:
+        """A throw-away forward and backward, which compiles what is to be compiled.
 
         DDP orders its reduction by what it saw in the first backward; after this, the first step of a resumed run
-        sums in the same order as the same step of a run that was never interrupted.
+        sums in the same order as the same step of a run that was never interrupted. Without `reduces` this rank needs
+        no other one.
         """
         generator = torch.get_rng_state()
-        loss = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
-        self._backward(loss, reduces=True)
+        with contextlib.nullcontext() if reduces else self._without_reduction():
+            loss = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
+            self._backward(loss, reduces)
         self._optimizer.zero_grad(set_to_none=True)
         torch.set_rng_state(generator)
 

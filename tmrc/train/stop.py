@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -15,14 +17,20 @@ import torch.distributed as dist
 from tmrc.train.distributed import World
 
 _PR_SET_PDEATHSIG = 1
+SIGNAL_ELSEWHERE = "signal on another rank"
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """A stop signal has come while `StopRequest.interrupting`; no library catches this by accident."""
 
 
 class StopRequest:
     """Whether a signal has asked this process to stop. Handlers only note it: saving inside one can deadlock."""
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self.signal: str | None = None  # the first that came
+        self._interrupts = False
 
     def install(self) -> None:
         """Note every stop signal from now on."""
@@ -31,7 +39,21 @@ class StopRequest:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
+        self.signal = self.signal or signal.Signals(number).name
+        if self._interrupts:
+            self._interrupts = False
+            raise Interrupted
+
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """A stop signal, also one that has come already, raises Interrupted. For work that nobody will miss."""
+        self._interrupts = True
+        try:
+            if self.signal is not None:
+                raise Interrupted
+            yield
+        finally:
+            self._interrupts = False
 
 
 def stop_with_parent() -> None:
