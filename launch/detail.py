@@ -130,7 +130,7 @@ def _ending(attempt: Attempt, now: RunStatus | None) -> str:
     cause = attempt.cause if attempt.status != "finished" else ""
     how = kind if kind and attempt.status != "finished" else attempt.status
     blamed = f" (on {attempt.node})" if attempt.node else ""
-    done = f", {attempt.action}" if attempt.action not in ("", "none") else ""
+    done = f", {attempt.action}" if attempt.action not in ("", "none", how) else ""
     return f"{how}{done}{blamed}{f': {cause}' if cause and cause != how else ''}"
 
 

@@ -53,7 +53,7 @@ def standing(facts: Facts, slurm: Slurm) -> Standing:
     row = slurm.rows.get(job)
     if row is None or not row.active:
         return _gone(facts, how_ended(job, row, slurm.accounts.get(job)))
-    if row.state in WAITING or (row.state == "COMPLETING" and now == "waiting"):
+    if row.state in WAITING or (now == "waiting" and (row.state == "COMPLETING" or _not_yet_again(facts, row))):
         return Standing("pending")
     if row.state in ("SUSPENDED", "STOPPED"):
         return Standing("suspended")
@@ -86,7 +86,7 @@ def current_job(facts: Facts) -> str | None:
     """The Slurm job that runs the run, or will or did last."""
     if executor(facts) != "slurm":
         return None
-    handed = facts.newest("submitted", "requeued", "excluded")
+    handed = facts.newest("submitted")
     job = _job_of(handed) if handed else None
     if facts.last is None or (handed and job and not _before(handed, facts.last.began)):
         return job
@@ -109,6 +109,12 @@ def fresh_submission(facts: Facts) -> Row | None:
     if attempt is not None:
         return row if attempt > last.number else None
     return None if _before(row, last.began) or _job_of(row) == last.job_id else row
+
+
+def _not_yet_again(facts: Facts, row: QueueRow) -> bool:
+    """Whether the job, which is to be requeued, is still where the last attempt has ended."""
+    ended = facts.last.ended if facts.last and fresh_submission(facts) is None else None
+    return ended is not None and row.start is not None and row.start < ended
 
 
 def _on_this_host(facts: Facts) -> Standing:

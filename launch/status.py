@@ -50,23 +50,23 @@ class RunStatus:
 
 @dataclass
 class Asker:
-    """Asks Slurm about jobs, not again within `patience` seconds unless there are new ones to ask about."""
+    """Asks Slurm about jobs, not again within `patience` seconds unless something has happened to their runs."""
 
     patience: float = 0.0
-    asked: frozenset[str] = frozenset()
+    known: frozenset[tuple[str, str]] = frozenset()
     when: float = -math.inf
     answer: Slurm = Slurm()
 
     def ask(self, found: Iterable[Facts]) -> Slurm:
         """What squeue says of the jobs that may still do something for their runs, as these runs' files tell."""
-        open_ones = [facts for facts in found if phase(facts) in ("waiting", "running")]
-        jobs = frozenset(filter(None, map(current_job, open_ones)))
-        if not jobs <= self.asked or time.monotonic() - self.when >= self.patience:
+        phases = ((current_job(facts), phase(facts)) for facts in found)
+        known = frozenset((job, now) for job, now in phases if job and now in ("waiting", "running"))
+        if not known <= self.known or time.monotonic() - self.when >= self.patience:
             try:
-                self.answer = Slurm(queue(jobs), self.answer.accounts)
+                self.answer = Slurm(queue(job for job, _ in known), self.answer.accounts)
             except QueueUnknown as problem:
                 self.answer = Slurm(problem=str(problem))
-            self.asked, self.when = jobs, time.monotonic()
+            self.known, self.when = known, time.monotonic()
         return self.answer
 
     def ask_accounts(self, jobs: Iterable[str]) -> Slurm:

@@ -74,6 +74,14 @@ CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
         lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued"),
         RUNNING.replace("RUNNING", "COMPLETING"), "", "pending", "",
     ),
+    "requeued, Slurm has yet to end it": (
+        lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued"),
+        RUNNING, "", "pending", "",
+    ),
+    "requeued, on nodes again": (
+        lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued"),
+        RUNNING.replace("|1|", f"|{NOW + 60}|"), "", "starting", "",
+    ),
     "requeued by Slurm after a node was lost": (
         lambda run: run.submitted("7").began().trains(), PENDING, "", "pending", "",
     ),
@@ -82,7 +90,8 @@ CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
     ),
     "resubmitted": (
         lambda run: run.submitted("6").began(1, "6").ended(1, "stopped", action="resubmitted")
-        .event("requeued", attempt=1, action="resubmitted", job_id="7", cause="preempted"),
+        .submitted("7", previous="6")
+        .event("requeued", attempt=1, action="resubmitted", job_id="6", cause="preempted"),
         PENDING, "", "pending", "",
     ),
     "submitted anew after a failure": (
@@ -208,6 +217,9 @@ def test_watching_does_not_ask_slurm_at_every_look(slurm: FakeSlurm, run: HandMa
     runs.append(RunDir(HandMade(tmp_path / "artifacts", "new").submitted("8").path))
     assert [one.state for one in statuses(runs, asker)[0]] == ["pending", "pending"]  # but about a new job
     assert len(slurm.calls) == 2
+    slurm.queue(RUNNING, PENDING.replace("7", "8", 1))
+    run.began()
+    assert statuses(runs, asker)[0][0].state == "starting" and len(slurm.calls) == 3  # or when one has begun
 
 
 def test_json(slurm: FakeSlurm, run: HandMade) -> None:
