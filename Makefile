@@ -1,13 +1,15 @@
-# make demo    environment, real data, a real run, a sample of text, a plot
-# make test    environment, then every test that this machine can run
-# make lint    ruff and mypy
+# make demo          environment, real data, a real run, a sample of text, a plot
+# make test          environment, then every test that this machine can run (as root on Debian: installs Slurm)
+# make slurm-up      a private Slurm cluster to try tmrc-submit on (root, Debian); make slurm-down stops it
+# make slurm-matrix  every interruption in every setting on private Slurm clusters; writes docs/slurm-matrix.md
+# make lint          ruff and mypy
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: env demo demo-data test lint format clean
+.PHONY: env demo demo-data test slurm-install slurm-up slurm-down slurm-matrix lint format clean
 
 env: $(VENV)/.ready
 
@@ -30,8 +32,21 @@ demo: demo-data
 		$(BIN)/tmrc generate "$$run" --prompt 'class Connection:' --max-new-tokens 120 --temperature 0.8 --top-k 50 --seed 3; \
 		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
 
-test: env
+test: env slurm-install
 	$(BIN)/python -m pytest
+
+# Best effort: where it cannot be installed, the tests that need it are skipped, and say so at the end.
+slurm-install:
+	@$(PYTHON) -m tests.slurm.install || true
+
+slurm-up: env slurm-install
+	@$(BIN)/python -m tests.slurm.cluster up $(SLURM_OPTIONS)
+
+slurm-down: env
+	@$(BIN)/python -m tests.slurm.cluster down
+
+slurm-matrix: env slurm-install
+	$(BIN)/python -m tests.slurm.matrix $(MATRIX_OPTIONS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.slurm.cluster import Cluster
 from tests.slurm.live import STEPS, Live, configuration
 from tests.slurm.pool import Pool
 
 Interrupt = Callable[[Live], None]
 MOMENT = 4  # step at which a run is interrupted, where it does not matter
+COMPILED = {"compile": True}
 SAVING = {"save_every": 0.4}  # for interruptions that leave no time to save
 
 
@@ -62,11 +64,11 @@ class Setting:
         return f"{self.proctrack}-{self.nodes}-{'array' if self.array else 'single'}"
 
 
-def run_case(case: Case, setting: Setting, pool: Pool, data: Path, reference: Reference) -> str:
+def run_case(case: Case, setting: Setting, pool: Pool, data: Path, reference: Callable[[], Reference]) -> str:
     """Run it; returns how many steps had to be repeated, in words. Raises AssertionError for what is not as it must."""
     folder = pool.root / f"{setting.name}-{case.name.replace(' ', '-').replace('/', '-')}"
     with pool.lease(setting.nodes, case.alone, proctrack=setting.proctrack, **case.cluster) as (cluster, nodes):
-        live = submit(case, setting, Live.submit, cluster, nodes, folder, data)
+        live = submit(case, setting, cluster, nodes, folder, data)
         try:
             if case.hold and case.waits:
                 live.wait_until_held()
@@ -77,21 +79,12 @@ def run_case(case: Case, setting: Setting, pool: Pool, data: Path, reference: Re
             case.interrupt(live)
             if "cancelled" in case.actions:
                 _resume_cancelled(live)
-            return check(case, live, reference)
+            return check(case, live, reference())
         finally:
-            cluster.call("scancel", "-n", live.run.run_id, check=False)
-            cluster.call("scancel", "--signal=KILL", "-n", live.run.run_id, check=False)
+            live.abandon()
 
 
-def submit(
-    case: Case,
-    setting: Setting,
-    how: Callable[..., Live],
-    cluster: Any,
-    nodes: tuple[str, ...],
-    folder: Path,
-    data: Path,
-) -> Live:
+def submit(case: Case, setting: Setting, cluster: Cluster, nodes: tuple[str, ...], folder: Path, data: Path) -> Live:
     """The case's run, on just these nodes."""
     tags = ["step_seconds=0.15", *([f"hold={case.hold}"] if case.hold else [])]
     launch = {"nodes": setting.nodes, "partition": case.partition, **case.launch}
@@ -100,7 +93,7 @@ def submit(
     else:
         launch["exclude"] = ",".join(node for node in cluster.nodes if node not in nodes) or None
     values = configuration(folder, data, launch, tags=tags, **case.training)
-    return how(cluster, nodes, folder, values, setting.array)
+    return Live.submit(cluster, nodes, folder, values, setting.array)
 
 
 def check(case: Case, live: Live, reference: Reference) -> str:
@@ -216,6 +209,8 @@ def last_node_off(live: Live) -> None:
 def _power_cycle(live: Live, node: str) -> None:
     live.cluster.node_off(node)
     live.wait(lambda: live.show().get("JobState") in ("PENDING", "COMPLETING"), "Slurm to notice")
+    if node != live.nodes[0]:  # else nobody is left to say anything
+        live.wait(lambda: live.ended(1), "the end of the attempt")
     live.cluster.node_on(node)
 
 
@@ -229,6 +224,7 @@ def controller_down(live: Live) -> None:
     live.cluster.controller_start()
 
 
+LOST = ("node_failure", "lost")  # without accounting, nobody can know why a try ended that left no word
 USER_SIGNAL = {"preempt_user_signal": True}
 CASES = (
     Case("preempted, grace", preempt, ("preempted",), "preempt"),
@@ -236,7 +232,7 @@ CASES = (
     Case("preempted, user signal", preempt, ("preempted",), "preempt", cluster=USER_SIGNAL),
     Case("preempted, user signal, no grace", preempt, ("requeued", "preempted"), "nograce", cluster=USER_SIGNAL),
     Case("preempted, CANCEL", preempt, ("preempted",), "cancel"),
-    Case("preempted, CANCEL, no grace", preempt, ("preempted",), "cancelnow", actions=("resubmitted",)),
+    Case("preempted, CANCEL, no grace", preempt, ("preempted",), "cancelnow"),
     Case("time limit", time_limit, ("time_limit",), launch={"warning": 40}),
     Case("time limit, no warning", short_time_limit, ("time_limit",), launch={"warning": 31}),
     Case("scontrol requeue", requeue, ("requeued",)),
@@ -244,7 +240,7 @@ CASES = (
     Case("scancel --signal=TERM", send("TERM"), ("signal",)),
     Case("scancel", cancel, ("cancelled",), actions=("cancelled",)),
     Case("at start-up", send("USR2"), ("signal",), hold="start"),
-    Case("at compilation", send("TERM"), ("signal",), hold="warm-up"),
+    Case("at compilation", send("TERM"), ("signal",), hold="compilation", training=COMPILED),
     Case("in validation", send("USR2"), ("signal",), hold="validation"),
     Case("in a checkpoint", send("TERM"), ("signal",), hold="checkpoint", training=SAVING),
     Case("a second signal", signal_twice, ("signal",), hold="checkpoint", waits=False),
@@ -252,19 +248,19 @@ CASES = (
     Case("SIGKILL of torchrun", kill_torchrun, ("killed",), lost=None, training=SAVING),
     Case("SIGKILL of the step", kill_step, ("killed",), lost=None, training=SAVING),
     Case("SIGKILL in a checkpoint", kill_step, ("killed",), lost=None, hold="checkpoint", training=SAVING),
-    Case("first node off", first_node_off, ("node_failure",), lost=None, training=SAVING),
+    Case("first node off", first_node_off, LOST, lost=None, training=SAVING),
     Case("last node off", last_node_off, ("node_failure",), lost=None, training=SAVING, multi_node_only=True),
     Case("slurmctld down", controller_down, ("signal",), alone=True),
 )
 
 
-def reference_run(nodes: int, pool: Pool, data: Path, proctrack: str) -> Reference:
+def reference_run(nodes: int, compiled: bool, pool: Pool, data: Path, proctrack: str) -> Reference:
     """A run of so many nodes that nothing interrupts."""
-    case = Case("uninterrupted", lambda live: None, ())
-    setting = Setting(nodes, proctrack=proctrack)
+    case = Case("uninterrupted", lambda live: None, (), training=COMPILED if compiled else {})
+    folder = pool.root / f"reference-{nodes}-{'compiled' if compiled else 'eager'}"
     with pool.lease(nodes, proctrack=proctrack) as (cluster, names):
-        live = submit(case, setting, Live.submit, cluster, names, pool.root / f"reference{nodes}", data)
-        live.wait(lambda: live.events("finished"), "the run's end")
+        live = submit(case, Setting(nodes, proctrack=proctrack), cluster, names, folder, data)
+        live.wait(lambda: live.events("finished", "held"), "the run's end")
         live.wait_until_empty()
         assert live.repeated_steps == 0 and live.attempts == 1, live.story()
         assert live.steps_done == STEPS and live.tensors, live.story()

@@ -80,7 +80,7 @@ class Cluster:
             self.controller_start()
             for node in self.nodes:
                 self._start_slurmd(node)
-            self._wait_for(lambda: len(self.states()) == len(self.nodes) and set(self.states().values()) == {"idle"})
+            self.wait_for(lambda: len(self.states()) == len(self.nodes) and set(self.states().values()) == {"idle"})
         except BaseException:
             self.down()
             raise
@@ -130,20 +130,20 @@ class Cluster:
         """The node is back, and jobs may run on it."""
         self._start_slurmd(node)
         self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-        self._wait_for(lambda: self.states().get(node) in ("idle", "mixed", "allocated", "completing"))
+        self.wait_for(lambda: self.states().get(node) in ("idle", "mixed", "allocated", "completing"))
 
     def controller_stop(self) -> None:
         """As when the controller's machine is rebooted: it saves its state and ends."""
         pid_file = self.root / "pid/slurmctld.pid"
         pid = int(pid_file.read_text())
         self.call("scontrol", "shutdown", "slurmctld")
-        self._wait_for(lambda: not Path(f"/proc/{pid}").exists())
+        self.wait_for(lambda: not Path(f"/proc/{pid}").exists())
         pid_file.unlink(missing_ok=True)
 
     def controller_start(self) -> None:
         """Start slurmctld, with the state it saved if it has been stopped, and wait until it answers."""
         self._daemon([str(self.root / "bin/slurmctld")], "slurmctld")
-        self._wait_for(lambda: "UP" in self.call("scontrol", "ping", check=False))
+        self.wait_for(lambda: "UP" in self.call("scontrol", "ping", check=False))
 
     def _start_slurmd(self, node: str) -> None:
         hosts = self.root / f"etc/hosts.{node}"
@@ -158,7 +158,8 @@ class Cluster:
                 words, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=60
             )
 
-    def _wait_for(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], patience: float = 60.0) -> None:
+        """Wait until the condition holds. Raises RuntimeError with the ends of all logs."""
         deadline = time.monotonic() + patience
         while not condition():
             if time.monotonic() > deadline:

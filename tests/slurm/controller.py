@@ -18,17 +18,18 @@ def quick_controller(folder: Path) -> Path:
     Where the program does not look as expected (another processor, say), it is the copy as it is: slower tests.
     """
     original = Path(shutil.which("slurmctld") or "/usr/sbin/slurmctld")
-    program = bytearray(original.read_bytes())
+    program = original.read_bytes()
+    patched = bytearray(program)
     segments = _segments(program)
     one = _find_double(program, segments, 1.0)
-    for found in re.finditer(COMPARE, bytes(program), re.DOTALL):
+    for found in re.finditer(COMPARE, program, re.DOTALL):
         here = _address(segments, found.end())
         (offset,) = struct.unpack("<i", found[1])
         constant = _file_offset(segments, here + offset) if here else None
         if constant and one and struct.unpack_from("<d", program, constant) == (PERIOD,):
-            struct.pack_into("<i", program, found.start(1), one - here)
+            struct.pack_into("<i", patched, found.start(1), one - here)
     copy = folder / "slurmctld"
-    copy.write_bytes(program)
+    copy.write_bytes(patched)
     copy.chmod(0o755)
     return copy
 

@@ -25,14 +25,16 @@ VOCAB, LENGTH = 64, 16
 EXACT = ("step", "loss", "val_loss", "grad_norm", "lr", "tokens")  # what must be the same bit for bit
 
 
-def write_data(folder: Path) -> Path:
-    """A data set in which something can be learnt: documents that count upwards."""
+def write_data(folder: Path, beyond: bool = False) -> Path:
+    """A data set in which something can be learnt: documents that count upwards. `beyond`: past its own vocabulary."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     documents: list[int] = []
     while len(documents) < 100 * LENGTH:
         start, length = random.integers(2, 40), random.integers(5, 20)
         documents += [*range(start, start + length), 1]
+    if beyond:
+        documents = [VOCAB + 1] * len(documents)
     np.array(documents, dtype="uint16").tofile(folder / "tiny_0.bin")
     info = {"tokenizer": "tiny", "file_prefix": str(folder / "tiny"), "dtype": "uint16", "vocab_size": VOCAB}
     (folder / "metadata.yaml").write_text(yaml.safe_dump({"name": "tiny", "tokenized_info": info}))
@@ -115,6 +117,11 @@ class Live:
         return found
 
     @property
+    def log(self) -> str:
+        """What the job printed on its first node."""
+        return next(self.run.submitit.glob("*_0_log.out")).read_text()
+
+    @property
     def attempts(self) -> int:
         return len(list((self.run.path / "attempts").glob("[0-9]*")))
 
@@ -138,7 +145,7 @@ class Live:
         deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"waited {patience:g} s for {what}\n{self.story()}"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def wait_for_step(self, step: int) -> None:
         self.wait(lambda: self.steps_done >= step, f"step {step}")
@@ -148,9 +155,19 @@ class Live:
 
     def wait_until_empty(self) -> None:
         """Until Slurm has no job of the run and no process of it is left."""
-        name = self.run.run_id
-        self.wait(lambda: not self.cluster.call("squeue", "-h", "-n", name, check=False).strip(), "the job's end")
+        names = ("-n", ",".join(self._names))
+        self.wait(lambda: not self.cluster.call("squeue", "-h", *names, check=False).strip(), "the job's end")
         self.wait(lambda: not self.cluster.processes(*self.nodes), "the end of all processes", 15.0)
+
+    def abandon(self) -> None:
+        """Cancel what there is of it, without waiting for anything."""
+        for name in self._names:
+            self.cluster.call("scancel", "-n", name, check=False)
+
+    @property
+    def _names(self) -> tuple[str, str]:
+        """Of the jobs: a run's has its own, an array that of the sweep."""
+        return self.run.run_id, f"sweep-{self.run.run_id}"
 
     def story(self) -> str:
         """Everything that helps to find out what went wrong."""

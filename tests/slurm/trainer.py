@@ -1,8 +1,9 @@
 """The real trainer, slowed down and held where a test wants to interrupt it; its numbers are the real ones.
 
-`wandb_log.tags` say how: `step_seconds=0.1` sleeps at each step; `hold=start|warm-up|validation|checkpoint` makes every
-rank of the first attempt leave `held_<rank>` in the run directory when it comes to that place, and stand there until
-the file `go` appears. Each forward pass is noted in `passes_<rank>`, so that repeated work can be counted.
+`wandb_log.tags` say how: `step_seconds=0.1` sleeps at each step; `hold=PLACE` (start, compilation, validation or
+checkpoint) makes every rank of the first attempt leave `held_<rank>` in the run directory when it comes to that place,
+and stand there until the file `go` appears; `crash=3` raises after 3 steps. Each forward pass is noted in
+`passes_<rank>`, so that repeated work can be counted.
 """
 
 import signal
@@ -16,7 +17,6 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 PATIENCE = 60.0  # seconds after which a held rank goes on by itself
-PLACES = {"warming up": "warm-up", "validating": "validation"}  # the trainer's phase -> `hold`
 
 
 class Pace:
@@ -42,12 +42,14 @@ class Pace:
 
     def phase(self, name: str, step: int) -> None:
         """The trainer begins the phase `name` after `step` steps."""
-        if name in PLACES:
-            self.at(PLACES[name])
+        if name == "validating":
+            self.at("validation")
         if name == "forward and backward":
             with (self.run / f"passes_{self.rank}").open("a") as file:
                 file.write(f"{self.attempt} {step}\n")
             time.sleep(float(self.tags.get("step_seconds", 0)))
+            if str(step) == self.tags.get("crash"):
+                raise RuntimeError("a crash that was asked for")
 
 
 def main(run: Path) -> int:
@@ -57,9 +59,10 @@ def main(run: Path) -> int:
     from tmrc.train import durable
     from tmrc.train.pulse import Pulse
     from tmrc.train.run import main as train
+    from tmrc.train.step import Stepper
     from tmrc.train.stop import stop_with_parent
 
-    beat, seal = Pulse.__call__, durable.seal
+    beat, seal, warm_up = Pulse.__call__, durable.seal, Stepper.warm_up
 
     def slow_beat(pulse: Pulse, phase: str) -> None:
         beat(pulse, phase)
@@ -69,8 +72,13 @@ def main(run: Path) -> int:
         pace.at("checkpoint")
         seal(*arguments)
 
+    def slow_warm_up(*arguments: Any, **options: Any) -> None:
+        pace.at("compilation")
+        warm_up(*arguments, **options)
+
     Pulse.__call__ = slow_beat  # type: ignore[method-assign, assignment]
     durable.seal = slow_seal  # type: ignore[assignment]
+    Stepper.warm_up = slow_warm_up  # type: ignore[method-assign]
     stop_with_parent()
     return train([str(run)])
 

@@ -1,0 +1,79 @@
+"""Each kind of interruption once: the run comes back by itself and ends as if nothing had been, bit for bit.
+
+`make slurm-matrix` runs every kind in every setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from tests.slurm.batch import Batch, Job
+from tests.slurm.cases import CASES, Setting
+from tests.slurm.live import Live, configuration, write_data
+from tests.slurm.pool import Pool
+from tests.slurm.settings import cgroup_version
+
+CGROUP = "cgroup" if cgroup_version() else "linuxproc"
+# Where an interruption is not tried on one node, as a job of its own, with cgroups
+SETTINGS = {
+    "preempted, grace": Setting(2, proctrack=CGROUP),
+    "preempted, no grace": Setting(array=True, proctrack="pgid"),
+    "preempted, CANCEL": Setting(array=True, proctrack=CGROUP),
+    "time limit": Setting(2, array=True, proctrack="linuxproc"),
+    "scontrol requeue": Setting(array=True, proctrack="linuxproc"),
+    "scancel --signal=TERM": Setting(2, proctrack="linuxproc"),
+    "scancel": Setting(array=True, proctrack=CGROUP),
+    "at start-up": Setting(proctrack="linuxproc"),
+    "in a checkpoint": Setting(2, proctrack="pgid"),
+    "a second signal": Setting(proctrack="pgid"),
+    "SIGKILL of a worker": Setting(2, proctrack="pgid"),
+    "SIGKILL of torchrun": Setting(proctrack="pgid"),
+    "last node off": Setting(2, proctrack=CGROUP),
+    "slurmctld down": Setting(array=True, proctrack=CGROUP),
+}
+JOBS = {case.name: Job(case, SETTINGS.get(case.name, Setting(proctrack=CGROUP))) for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, pool: Pool, slurm_data: object) -> Iterator[dict[Job, Future[str]]]:
+    """All cases that this session has chosen, started at the same time."""
+    batch = Batch(pool, request.getfixturevalue("slurm_data"))
+    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    yield batch.start(job for name, job in JOBS.items() if name in chosen)
+    batch.close()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_interrupted_run_ends_as_an_uninterrupted_one(name: str, results: dict[Job, Future[str]]) -> None:
+    assert results[JOBS[name]].result()
+
+
+def test_error_in_the_data_is_not_tried_again(pool: Pool) -> None:
+    data = write_data(pool.root / "bad-data", beyond=True)
+    with pool.lease(1, proctrack=CGROUP) as (cluster, nodes):
+        values = configuration(pool.root / "bad", data, {"sbatch": {"nodelist": nodes[0]}})
+        live = Live.submit(cluster, nodes, pool.root / "bad", values, array=False)
+        live.wait(lambda: live.ended(1), "the end of the attempt")
+        live.wait_until_empty()
+    ended = live.ended(1) or {}
+    assert (ended["exit_code"], ended["kind"], ended["action"]) == (2, "data", "none"), live.story()
+    assert [row["kind"] for row in live.events("failed", "requeued", "held")] == ["data"]
+    assert live.log.rstrip().splitlines()[-1].startswith("tmrc: failed (exit code 2)")
+
+
+def test_three_crashes_without_progress_are_held(pool: Pool) -> None:
+    with pool.lease(1, proctrack="linuxproc") as (cluster, nodes):
+        folder = pool.root / "crashes"
+        values = configuration(
+            folder, pool.root / "data", {"sbatch": {"nodelist": nodes[0]}}, tags=["crash=2"], val_interval=0
+        )
+        live = Live.submit(cluster, nodes, folder, values, array=False)
+        live.wait(lambda: live.events("held"), "the run to be held", 240.0)
+        live.wait_until_empty()
+    assert live.attempts == 3
+    assert [row["kind"] for row in live.events("requeued", "held")] == ["code_error"] * 3
+    assert "a crash that was asked for" in live.events("held")[0]["cause"]
+    assert "held" in live.log.rstrip().splitlines()[-1]
