@@ -3,8 +3,10 @@
 import signal
 
 # A stop signal that comes while the imports below run waits until the handlers stand.
-signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT))
+early = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+signal.pthread_sigmask(signal.SIG_BLOCK, early)
 
+import faulthandler  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 
@@ -12,6 +14,7 @@ from tmrc.train.run import main  # noqa: E402
 from tmrc.train.stop import stop_with_parent  # noqa: E402
 
 if __name__ == "__main__":
+    faulthandler.enable()  # a watchdog ends what hangs with SIGABRT: the log then says where each thread was
     if "TORCHELASTIC_RUN_ID" in os.environ:
         stop_with_parent()
     sys.exit(main(sys.argv[1:]))

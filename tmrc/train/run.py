@@ -62,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         error = _lost_to_another(session) or caught
         outcome = outcomes.failed(error, session.step)
         _explain(error, outcome, session)
+    if outcome.status != "failed":
+        request.dismiss()
     try:
         _record(session, outcome)
     except OSError as error:  # a full disk: the exit code still says how it ended
@@ -108,11 +110,15 @@ def _train(session: Session) -> Outcome:
     """Join the other ranks, build or restore the run, and train."""
     pulse = pulse_of(session.rank)
     pulse("reading the configuration")
+    knows_attempt = session.rank == 0 or "TMRC_ATTEMPT" in os.environ
+    if knows_attempt:  # before anything that takes long, so that a request to stop can be delivered
+        outcomes.announce(session.run, session.attempt, session.rank)
     config = load_config(session.run.config)
     _set_determinism(config)
     with join_world(config.training, pulse) as world:
         session.attempt = from_leader(session.attempt, world)
-        outcomes.announce(session.run, session.attempt, session.rank)
+        if not knows_attempt:
+            outcomes.announce(session.run, session.attempt, session.rank)
         start = Start(session.run, session.attempt, config, world, session.request, Agreement(world))
         session.start = start
         try:

@@ -18,7 +18,8 @@ from tmrc.train.distributed import World
 
 _PR_SET_PDEATHSIG = 1
 SIGNAL_ELSEWHERE = "signal on another rank"
-STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+# Those that clusters and people send to ask for an end, and those that would kill a process which does not expect them
+STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -33,10 +34,16 @@ class StopRequest:
         self._interrupts = False
 
     def install(self) -> None:
-        """Note every stop signal from now on."""
+        """Note every stop signal from now on. A hang-up that is ignored (nohup) stays so."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
+            if not (number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def dismiss(self) -> None:
+        """Ignore stop signals from now on: all is done, and Python would die of one while it ends."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = self.signal or signal.Signals(number).name
