@@ -94,12 +94,13 @@ def _end_job(run: RunDir, one: RunStatus, job_id: str) -> Cancelled:
         raise UserError(f"job {job_id} cannot be cancelled: {words}")
     gone = _has_left(job_id)
     if gone and phase(read_facts(run)) in ("waiting", "running"):
+        (now,), _ = statuses([run])
         with contextlib.suppress(OSError):
-            append_event(run, "cancelled", attempt=one.attempts, step=one.step, kind="cancelled", job_id=job_id)
+            append_event(run, "cancelled", attempt=now.attempts, step=now.step, kind="cancelled", job_id=job_id)
     if one.state == "pending":
         return _done(one, "cancelled", f"job {job_id} was cancelled before it ran")
     ending = "" if gone else "; Slurm is still ending it"
-    return _done(one, "killed", f"job {job_id} was cancelled at once, back to the last checkpoint{ending}")
+    return _done(one, "killed", f"job {job_id} was cancelled at once{ending}")
 
 
 def _has_left(job_id: str) -> bool:

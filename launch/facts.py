@@ -60,7 +60,7 @@ class Facts:
     earlier: Row  # one some time before it
     val_loss: float | None
     checkpoint: tuple[int, float] | None  # step and time of the newest
-    cancelled: bool  # somebody has asked for the run to be cancelled
+    cancel: Row  # cancel.json: who has asked for the run to be cancelled, and when; empty when nobody has
 
     def of_attempt(self, *names: str) -> list[Row]:
         """The newest attempt's events, of the kinds `names`."""
@@ -85,7 +85,7 @@ def read_facts(run: RunDir) -> Facts:
         earlier,
         val_loss,
         newest_checkpoint(run),
-        (run.path / "cancel.json").exists(),
+        read_object(run.path / "cancel.json"),
     )
 
 

@@ -97,7 +97,8 @@ def training_state(facts: Facts) -> str:
     """What a living attempt is doing, by its events."""
     if not facts.of_attempt("started", "resumed"):
         return "starting"
-    return "saving" if facts.of_attempt("signal") else "running"
+    asked = facts.cancel and not _before(facts.cancel, facts.last.began if facts.last else None)
+    return "saving" if asked or facts.of_attempt("signal") else "running"
 
 
 def fresh_submission(facts: Facts) -> Row | None:
@@ -142,8 +143,9 @@ def _gone(facts: Facts, words: str) -> Standing:
     if said and said[-1]["event"] in ENDED:
         return Standing(said[-1]["event"])
     handed = facts.newest("submitted", "cancelled")
-    if facts.cancelled or (handed is not None and handed["event"] == "cancelled"):
-        return Standing("cancelled", words)
+    if facts.cancel or (handed is not None and handed["event"] == "cancelled"):
+        by = word(facts.cancel, "user")
+        return Standing("cancelled", f"cancelled by {by}" if by else words)
     return Standing("lost", words)
 
 

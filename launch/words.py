@@ -27,6 +27,7 @@ _WAITS = {
     "InvalidAccount": "its account is not valid",
     "InvalidQOS": "its QOS is not valid",
     "NodeDown": "a node that it needs is down",
+    "Nodes required for job are DOWN": "the nodes it needs are down, drained or reserved",
     "Prolog": "for the nodes to be prepared",
     "Cleaning": "for the nodes to be cleaned up after its last attempt",
     "launch failed requeued held": "held, since it could not be started; scontrol release lets it go",
