@@ -55,8 +55,8 @@ def cancel_run(run: RunDir, at_once: bool) -> Cancelled:
 def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Cancelled:
     if one.job_id is None:
         raise UserError(f"{run.path}: its job is not known, so it cannot be cancelled")
-    if problem and one.state == "pending":
-        raise UserError(f"{run.path}: job {one.job_id} cannot be cancelled: {problem}")
+    if problem:
+        raise UserError(f"{run.path}: job {one.job_id} cannot be cancelled from here: {problem}")
     note = _leave_note(run)
     try:
         # A suspended job cannot save, and one that waits has nothing to save.

@@ -62,7 +62,9 @@ def standing(facts: Facts, slurm: Slurm) -> Standing:
 
 def phase(facts: Facts) -> str:
     """By the files alone: created, waiting, running, or one of ENDED."""
-    last = facts.last
+    last, newest = facts.last, facts.newest("submitted", "started", "resumed", "cancelled")
+    if newest is not None and newest["event"] == "cancelled":
+        return "cancelled"
     if fresh_submission(facts) is not None:
         return "waiting"
     if last is None:
@@ -142,8 +144,7 @@ def _gone(facts: Facts, words: str) -> Standing:
     said = facts.of_attempt("started", "resumed", "requeued", *ENDED) if phase(facts) == "running" else []
     if said and said[-1]["event"] in ENDED:
         return Standing(said[-1]["event"])
-    handed = facts.newest("submitted", "cancelled")
-    if facts.cancel or (handed is not None and handed["event"] == "cancelled"):
+    if facts.cancel:
         by = word(facts.cancel, "user")
         return Standing("cancelled", f"cancelled by {by}" if by else words)
     return Standing("lost", words)

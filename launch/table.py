@@ -18,7 +18,7 @@ NOTE_WIDTH = 30  # with less room than this beside the columns, notes get lines 
 SHORTEST_NAME = 12
 GIVE_WAY = ("TOKENS/S", "VAL", "ATT", "SAVED", "ETA", "LOSS")  # columns that are left out first when there is no room
 _COLOURS = {
-    "running": "32", "starting": "32", "saving": "33", "pending": "36", "suspended": "36", "finished": "34",
+    "running": "32", "starting": "32", "saving": "33", "pending": "36", "suspended": "36",
     "failed": "31", "held": "31", "lost": "31", "cancelled": "33", "stopped": "33",
 }  # fmt: skip
 

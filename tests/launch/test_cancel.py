@@ -67,6 +67,8 @@ def test_a_run_that_waits_is_taken_off_the_queue(slurm: FakeSlurm, tmp_path: Pat
     assert scancels(slurm) == [f"scancel {job_id}"]
     assert [row["event"] for row in events(run.path)] == ["submitted", "cancelled"]
     assert (run.path / "cancel.json").exists() and state(slurm, run.path) == "cancelled"
+    asked = len(slurm.calls)
+    assert state(slurm, run.path) == "cancelled" and len(slurm.calls) == asked  # nobody needs to be asked again
 
 
 def test_now_does_not_wait_for_a_checkpoint(slurm: FakeSlurm, run: HandMade) -> None:
@@ -96,7 +98,10 @@ def test_where_slurm_refuses_nothing_has_changed(slurm: FakeSlurm, run: HandMade
     assert not (run.path / "cancel.json").exists() and len(events(run.path)) == 1
 
 
-def test_with_the_controller_down_a_waiting_run_stays(slurm: FakeSlurm, run: HandMade) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_with_the_controller_down_nothing_has_changed(slurm: FakeSlurm, run: HandMade, begun: bool) -> None:
+    if begun:
+        run.began().trains()
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     done = cancel(slurm, run.path)
     assert done.code == 2 and "Unable to contact" in done.err and not (run.path / "cancel.json").exists()
@@ -108,7 +113,11 @@ def test_without_slurm_it_says_where_to_go(run: HandMade, slurm: FakeSlurm) -> N
     run.began().trains()
     slurm.env["PATH"] = f"{slurm.folder}:{Path(sys.executable).parent}"
     done = cancel(slurm, run.path)
-    assert done.code == 2 and "no scancel on PATH" in done.err and not (run.path / "cancel.json").exists()
+    assert (
+        done.code == 2
+        and "cannot be cancelled from here: no squeue on PATH" in done.err
+        and not (run.path / "cancel.json").exists()
+    )
 
 
 def test_of_several_runs_one_may_fail_and_none_is_touched_for_a_wrong_name(
