@@ -57,8 +57,10 @@ def join_world(training: TrainingConfig, pulse: Pulse) -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     patience = timedelta(seconds=max(LEAST_PATIENCE, 2 * training.hang_timeout))
     dist.init_process_group(backend, rank=rank, world_size=size, timeout=patience)
-    smallest = min(gather(memory, World(rank, size, device)))  # nodes can have different GPUs
-    yield World(rank, size, device, smallest, pulse, patience)
+    # Nodes can differ in GPUs and cores. Sums depend on the number of threads, and must not on which node is which.
+    memories, threads = zip(*gather((memory, torch.get_num_threads()), World(rank, size, device)), strict=True)
+    torch.set_num_threads(min(threads))
+    yield World(rank, size, device, min(memories), pulse, patience)
     dist.destroy_process_group()  # not after an error: a peer may be gone, and this would wait for it
 
 
