@@ -12,7 +12,8 @@ from typing import Any
 
 from tmrc.config.rundir import RunDir
 
-EVENTS = 1 << 18  # bytes at the end of events.jsonl that are read: some 2,000 events
+EVENTS = 1 << 14  # bytes at the end of events.jsonl that are read: some 100 events
+MORE_EVENTS = 1 << 18  # the same, where the attempt's start is not among these
 METRICS = 1 << 14  # bytes at the end of metrics.jsonl that are read: some 60 rows
 VALIDATION = 1 << 19  # bytes at its end in which the last validation is looked for
 LARGEST = 1 << 20  # bytes of a JSON file that are read
@@ -79,7 +80,7 @@ def read_facts(run: RunDir) -> Facts:
     return Facts(
         run,
         _modified(run.run_json) or _modified(run.path) or 0.0,
-        read_events(run),
+        _latest_events(run),
         read_attempt(run, numbers[-1]) if numbers else None,
         row,
         earlier,
@@ -121,10 +122,19 @@ def read_attempt(run: RunDir, number: int) -> Attempt:
     )
 
 
-def read_events(run: RunDir, limit: int = EVENTS) -> tuple[Row, ...]:
+def read_events(run: RunDir, limit: int = MORE_EVENTS) -> tuple[Row, ...]:
     """The last events, oldest first."""
     rows = (_row(line) for line in _last_lines(run.events, limit))
     return tuple(row for row in rows if isinstance(row.get("event"), str))
+
+
+def _latest_events(run: RunDir) -> tuple[Row, ...]:
+    """The last events, back to a start of training if it is not too far away."""
+    for limit in (EVENTS, MORE_EVENTS):
+        rows = read_events(run, limit)
+        if any(row["event"] in ("started", "resumed") for row in rows):
+            break
+    return rows
 
 
 def read_metrics(path: Path) -> tuple[Row, Row, float | None]:

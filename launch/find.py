@@ -24,9 +24,9 @@ def find_run(name: str, artifacts: Path = ARTIFACTS, option: str = "") -> RunDir
 
 
 def runs_in(folder: Path) -> list[RunDir]:
-    """The runs directly below `folder`. Raises UserError when it cannot be read."""
+    """The runs directly below `folder`, by name. Raises UserError when it cannot be read."""
     try:
-        return [RunDir(path) for path in folder.iterdir() if is_run(path)]
+        return [RunDir(path) for path in sorted(folder.resolve().iterdir()) if is_run(path)]
     except OSError as error:
         raise UserError(f"{folder}: cannot be read: {error.strerror or error}") from None
 

@@ -161,6 +161,15 @@ def test_a_validation_long_ago_is_found(slurm: FakeSlurm, run: HandMade) -> None
     assert look(run).val_loss == 4.5
 
 
+def test_a_start_many_events_ago_is_found(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began().trains()
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"event": "checkpoint", "attempt": 1, "step": 10}\n' * 1000)
+    one = look(run)
+    assert (one.state, one.total_steps) == ("running", 100)
+
+
 def test_the_queue_is_unknown_but_the_files_speak(slurm: FakeSlurm, run: HandMade) -> None:
     slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     run.submitted("7").began().trains()
@@ -225,9 +234,9 @@ def test_watching_does_not_ask_slurm_at_every_look(slurm: FakeSlurm, run: HandMa
 def test_json(slurm: FakeSlurm, run: HandMade) -> None:
     slurm.queue(RUNNING)
     run.submitted("7").began().trains(1, 0, 3)
-    everything = json.loads(tmrc("status", run.path.parent, "--json").out)
+    everything = json.loads(tmrc("status", run.path.parent.name, "--json", cwd=run.path.parents[1]).out)
     one = tmrc("status", run.path, "--json").json
-    assert isinstance(everything, list) and everything[0].items() <= one.items()
+    assert isinstance(everything, list) and everything[0].items() <= one.items() and one["run_dir"] == str(run.path)
     assert one["loss"] == 10 / 3 and one["val_loss"] is None and one["run_id"] == run.path.name
     assert [attempt["first_step"] for attempt in one["history"]] == [0]
     assert one["next"].startswith("tmrc logs ")
