@@ -54,6 +54,7 @@ EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # what the batch script noted before we list
 LOCK_PATIENCE = 60.0  # seconds for the supervisor of the attempt before to be gone
 OWN_PATIENCE = 10.0  # the same, after a requeue: Slurm has seen to it that it is gone, unless its node is lost
 POLL = 0.2  # seconds between looks at srun
+CANCEL_EVERY = 10  # looks between two for a request to cancel
 PORTS = 5  # rendezvous ports that are tried
 REPORT_PATIENCE = 5.0  # seconds for a node's report to show on a shared filesystem
 
@@ -155,8 +156,12 @@ class Supervisor:
 
     def _wait(self, step: Step) -> None:
         """Wait for the step's end. When Slurm itself ends the job, ask for the queue while there is time."""
-        seen = len(self.signals.names)
+        seen, told, looks = len(self.signals.names), False, 0
         while step.running():
+            looks += 1
+            if not told and looks % CANCEL_EVERY == 0 and self._cancelled():
+                told = True  # `tmrc cancel` signals the job as well; this is for a signal that got lost
+                ask_tasks_to_stop(self.job_id)
             if len(self.signals.names) > seen and not self.asked:
                 seen = len(self.signals.names)
                 self._heed_signal()
@@ -242,6 +247,7 @@ def main(arguments: Sequence[str]) -> int:
         config = load_config(run.config)
         if (run.path / "cancel.json").exists():
             ending = Ending(EXIT_WANTS_REQUEUE, "cancelled", "cancelled before it began")
+            append_event(run, "cancelled", attempt=last_attempt(run), step=newest_step(run))
             print(last_line(ending), flush=True)
             return ending.exit_code
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
