@@ -37,7 +37,7 @@ def close_unfinished(run: RunDir, job_id: str) -> None:
     owner = read_owner(run, number) if number else None
     if owner is None or read_ending(run, number) is not None:
         return
-    kind, message, node = _cause(run, number, owner)
+    kind, message, node = _cause(run, number, owner, requeued=owner.job_id == job_id)
     step = newest_step(run)
     ending = Ending(EXIT_CRASHED, "failed", message, step, kind, node, step, time.time())
     if owner.job_id == job_id:
@@ -47,7 +47,7 @@ def close_unfinished(run: RunDir, job_id: str) -> None:
     write_json(run.attempt(number) / "job.json", asdict(ending))
 
 
-def _cause(run: RunDir, number: int, owner: Owner) -> tuple[str, str, str | None]:
+def _cause(run: RunDir, number: int, owner: Owner, requeued: bool) -> tuple[str, str, str | None]:
     """(kind, one line, node to blame) of an attempt that ended without a word."""
     state = past_state(owner.job_id) if owner.job_id else ""
     down = down_nodes(owner.nodes)
@@ -58,6 +58,6 @@ def _cause(run: RunDir, number: int, owner: Owner) -> tuple[str, str, str | None
         return _STATES[state], f"{_STATES[state].replace('_', ' ')}, killed before it could save", None
     files = sorted(run.attempt(number).glob("node_*.json"))
     signals = {name for file in files for name in (read_json(file) or {}).get("signals", ())}
-    if "SIGTERM" in signals:
+    if requeued and "SIGTERM" in signals:
         return "requeued", "ended by Slurm (preemption, or a requeue)", None
-    return "lost", "ended without a word (a lost node, or killed by Slurm)", None
+    return "lost", f"ended without a word ({state.lower() if state else 'a lost node, or killed'})", None
