@@ -17,7 +17,7 @@ from tests.train.conftest import NewTrial, Trial
 from tests.train.test_resume import pid_of, wait_for_step
 
 LONG = [
-    "training.train_steps=150",
+    "training.train_steps=80",
     "training.log_interval=7",
     "training.val_interval=50",
     "training.micro_batch_size=2",
@@ -74,20 +74,20 @@ def node_of(trial: Trial, attempt: int, rank: int, agents: Agents) -> str:
 
 def test_two_nodes_stop_together_and_go_on_the_same_whichever_is_first(new_trial: NewTrial, start: StartAgents) -> None:
     whole, cut = new_trial(*LONG), new_trial(*LONG)
-    finish(start(whole))
-    agents = start(cut)
+    finish(start(whole, processes=2))
+    agents = start(cut, processes=2)
     wait_for_step(cut, 20)
     leaders = [node_of(cut, 1, 0, agents)]
-    os.kill(pid_of(cut, 1, 1), signal.SIGUSR2)
+    os.kill(pid_of(cut, 1, 3), signal.SIGUSR2)
     finish(agents)
-    said = [json.loads((cut.run.attempt(1) / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
-    assert [(one["exit_code"], one["step"]) for one in said] == [(75, cut.saved_steps()[-1])] * 2
-    agents = start(cut, "ba")
+    said = [json.loads((cut.run.attempt(1) / f"rank_{rank}.json").read_text()) for rank in range(4)]
+    assert [(one["exit_code"], one["step"]) for one in said] == [(75, cut.saved_steps()[-1])] * 4
+    agents = start(cut, "ba", processes=2)
     wait_for_step(cut, said[0]["step"] + 7)
     leaders.append(node_of(cut, 2, 0, agents))
     assert "sums may round differently" not in finish(agents)
     assert leaders == ["a", "b"]
-    assert cut.events("resumed")[0]["world_size"] == 2
+    assert cut.events("resumed")[0]["world_size"] == 4
     assert cut.events("resumed")[0]["threads"] == 1
     assert cut.exact_rows == whole.exact_rows
     assert cut.tensor_files() == whole.tensor_files()

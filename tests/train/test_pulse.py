@@ -92,6 +92,17 @@ def test_a_rank_that_stands_still_has_the_lowest_counter(
     assert ended[0].step == ended[1].step == trial.saved_steps()[-1]
 
 
+def test_a_rank_that_is_aborted_says_where_it_was(new_trial: NewTrial) -> None:
+    """SIGABRT is what a watchdog sends."""
+    trial = new_trial(*ENDLESS)
+    process = spawn(trial)
+    wait_for_step(trial, 10)
+    process.send_signal(signal.SIGABRT)
+    said = finish(process, expect=-signal.SIGABRT)
+    assert "Fatal Python error: Aborted" in said
+    assert "loop.py" in said and "feed.py" in said  # every thread
+
+
 def test_start_up_beats_before_the_first_step(new_trial: NewTrial, tmp_path: Path, spawn_two: SpawnTwo) -> None:
     trial = new_trial("training.train_steps=2")
     process = spawn_two(trial)

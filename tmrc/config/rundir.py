@@ -6,7 +6,7 @@ artifacts_path/<run_id>/
   metrics.jsonl    one object a logged step; after a resume each step stands there once
   events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed
   attempts/<n>/    what each rank of attempt n ended with: rank_<k>.json
-  checkpoints/     step_<8 digits>/
+  checkpoints/     step_<8 digits>/, and .attempt_<n>/ of the attempt that may write (see tmrc.train.fence)
   submitit/        Submitit's own files and the logs; 0700, since it holds pickles
   code/            the packages as they were at submission
 """
