@@ -1,20 +1,26 @@
-"""Why a process failed, in one word, over the errors that there are."""
+"""What fails says why, in one line and one word, and leaves what was saved."""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.train.conftest import NewTrial, Trial
+from tests.train.conftest import NewTrial, Trial, finish, spawn
+from tests.train.test_resume import LONG, pid_of, wait_for_step
 from tmrc.config.errors import CheckpointError, ConfigError, DataError, UserError
 from tmrc.train.distributed import choose_device
 from tmrc.train.failures import DiskError, GpuError, Kind, NonFiniteError, RunFailure, SupersededError, kind_of
 from tmrc.train.outcome import failed, finished, stopped
+
+Train = Callable[..., Trial]
 
 ERRORS: list[tuple[BaseException, Kind]] = [
     (ConfigError("x"), "config"),
@@ -83,7 +89,7 @@ def test_ends_that_are_no_failure() -> None:
 )
 def test_file_event_and_log_say_the_kind(
     new_trial: NewTrial,
-    train: Callable[..., Trial],
+    train: Train,
     capfd: pytest.CaptureFixture[str],
     error: Exception,
     kind: Kind,
@@ -116,3 +122,87 @@ def test_a_gpu_that_was_given_and_is_gone_is_not_replaced_by_a_cpu(monkeypatch: 
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", nothing)
         assert choose_device("auto", 0).type == "cpu"
+
+
+def test_a_non_finite_loss_names_step_and_sequences_and_leaves_the_checkpoint(
+    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tmrc.train.step import LossModule
+
+    trial = new_trial("training.micro_batch_size=4", "training.save_every=0.000001")
+    forward, calls = LossModule.forward, []
+
+    def spoilt(self, tokens_BT, targets_BT, mask):  # type: ignore[no-untyped-def]
+        loss = forward(self, tokens_BT, targets_BT, mask)
+        calls.append(self.training)
+        return loss * math.nan if sum(calls) == 6 and self.training else loss  # step 3, second micro-batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LossModule, "forward", spoilt)
+        train(again=trial, expect=1)
+    said = capfd.readouterr().err
+    assert "the loss of step 3 is not finite" in said
+    assert "Traceback" not in said
+    named = trial.events("non_finite")[0]["sequences"]
+    assert len(named) == 4
+    assert str(named[0]) in said
+    assert "tiny_" in said
+    assert trial.saved_steps() == [1, 2]
+    train(again=trial)
+    assert trial.exact_rows == train("training.micro_batch_size=4").exact_rows
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(
+    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tmrc.train import durable
+
+    trial = new_trial("training.save_every=0.000001")
+    seal, calls = durable.seal, []
+
+    def full(directory: Path) -> None:
+        calls.append(directory)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device", str(directory))
+        seal(directory)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "seal", full)
+        train(again=trial, expect=1)
+    said = capfd.readouterr().err
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert trial.saved_steps() == [1, 2]
+    train(again=trial)
+    assert trial.exact_rows == train().exact_rows
+
+
+def test_a_disk_that_takes_no_more_bookkeeping_leaves_the_exit_code(
+    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tmrc.train import keeper, run
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    trial = new_trial()
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (keeper, run):
+            patch.setattr(module, "append_event", full)
+        train(again=trial, expect=1)
+    said = capfd.readouterr().err
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+
+
+def test_when_one_rank_dies_no_other_stays(new_trial: NewTrial) -> None:
+    trial = new_trial(*LONG)
+    process = spawn(trial, 2)
+    wait_for_step(trial, 7)
+    other = pid_of(trial, 1, 0)
+    os.kill(pid_of(trial, 1, 1), signal.SIGKILL)
+    finish(process, expect=1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(other, 0)
+    assert json.loads((trial.run.attempt(1) / "rank_0.json").read_text())["kind"] == "peer_lost"
+    assert trial.events("failed") == []  # why rank 1 died is for the launcher to say

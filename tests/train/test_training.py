@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +33,16 @@ def test_rows_hold_what_a_researcher_looks_for(train: Train) -> None:
         assert math.isfinite(row[name]), name
     assert row["tokens"] == row["step"] * 8 * LENGTH
     assert 0 <= row["data_wait"] <= 1
+
+
+def test_the_log_says_now_and_then_where_training_stands(train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    trial = train()
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == "attempt 1 starts, 6 steps in all, on 1 x cpu"
+    assert said[1].startswith(f"step 1  loss {trial.losses[0]:.4f}  ") and said[1].endswith(" tokens/s")
+    assert len(said) == 2  # a line a minute
+    train(again=trial)
+    assert "attempt 2 resumes after step 6, 6 steps in all" in capfd.readouterr().out
 
 
 def test_two_processes_train_as_one(new_trial: NewTrial) -> None:
@@ -224,34 +232,6 @@ def test_a_token_outside_the_vocabulary_names_its_place(
     assert trial.saved_steps() == []
 
 
-def test_a_non_finite_loss_names_step_and_sequences_and_leaves_the_checkpoint(
-    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tmrc.train.step import LossModule
-
-    trial = new_trial("training.micro_batch_size=4", "training.save_every=0.000001")
-    forward, calls = LossModule.forward, []
-
-    def spoilt(self, tokens_BT, targets_BT, mask):  # type: ignore[no-untyped-def]
-        loss = forward(self, tokens_BT, targets_BT, mask)
-        calls.append(self.training)
-        return loss * math.nan if sum(calls) == 6 and self.training else loss  # step 3, second micro-batch
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LossModule, "forward", spoilt)
-        train(again=trial, expect=1)
-    said = capfd.readouterr().err
-    assert "the loss of step 3 is not finite" in said
-    assert "Traceback" not in said
-    named = trial.events("non_finite")[0]["sequences"]
-    assert len(named) == 4
-    assert str(named[0]) in said
-    assert "tiny_" in said
-    assert trial.saved_steps() == [1, 2]
-    train(again=trial)
-    assert trial.exact_rows == train("training.micro_batch_size=4").exact_rows
-
-
 def test_the_oracle_stays_at_the_floor(train: Train) -> None:
     trial = train("training.use_oracle=true")
     assert max(trial.losses) < 1e-6
@@ -288,67 +268,9 @@ def test_the_oracle_finds_a_planted_flaw(
     assert trial.events("failed")
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_was_saved(
-    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tmrc.train import durable
-
-    trial = new_trial("training.save_every=0.000001")
-    seal, calls = durable.seal, []
-
-    def full(directory: Path) -> None:
-        calls.append(directory)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device", str(directory))
-        seal(directory)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "seal", full)
-        train(again=trial, expect=1)
-    said = capfd.readouterr().err
-    assert "No space left on device" in said
-    assert "Traceback" not in said
-    assert trial.saved_steps() == [1, 2]
-    train(again=trial)
-    assert trial.exact_rows == train().exact_rows
-
-
-def test_a_disk_that_takes_no_more_bookkeeping_leaves_the_exit_code(
-    train: Train, new_trial: NewTrial, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from tmrc.train import keeper, run
-
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    trial = new_trial()
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (keeper, run):
-            patch.setattr(module, "append_event", full)
-        train(again=trial, expect=1)
-    said = capfd.readouterr().err
-    assert "No space left on device" in said
-    assert "Traceback" not in said
-
-
 def test_usage(capfd: pytest.CaptureFixture[str]) -> None:
     from tmrc.train.run import main
 
     assert main([]) == 2
     assert main(["/nowhere"]) == 2
     assert "usage" in capfd.readouterr().err
-
-
-def test_when_one_rank_dies_no_other_stays(new_trial: NewTrial) -> None:
-    from tests.train.test_resume import LONG, pid_of, wait_for_step
-
-    trial = new_trial(*LONG)
-    process = spawn(trial, 2)
-    wait_for_step(trial, 7)
-    other = pid_of(trial, 1, 0)
-    os.kill(pid_of(trial, 1, 1), signal.SIGKILL)
-    finish(process, expect=1)
-    with pytest.raises(ProcessLookupError):
-        os.kill(other, 0)
-    assert json.loads((trial.run.attempt(1) / "rank_0.json").read_text())["kind"] == "peer_lost"
-    assert trial.events("failed") == []  # why rank 1 died is for the launcher to say

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from tmrc.train.failures import DiskError
 from tmrc.train.fence import Fence
 from tmrc.train.metrics import MetricsFile
 
+SAY_EVERY = 60.0  # seconds between lines in the log
+
 
 class Keeper:
     """Writes for one attempt. Raises SupersededError once a later attempt has begun."""
@@ -23,15 +26,29 @@ class Keeper:
         self._fence = fence
         self._metrics = metrics
         self._keep = keep
+        self._said = -SAY_EVERY
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append a row to metrics.jsonl."""
+        """Append a row to metrics.jsonl, and now and then a line to the log."""
         self._fence.require()
         self._metrics.write(row)
+        if "loss" in row and time.monotonic() - self._said >= SAY_EVERY:
+            self._said = time.monotonic()
+            self.say(f"step {row['step']:,}  loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s")
+
+    def say(self, line: str) -> None:
+        """A line in the log. A log that cannot be written to is no reason to stop."""
+        with contextlib.suppress(OSError):
+            print(line, flush=True)
 
     def event(self, event: str, step: int, **fields: Any) -> None:
         """Append a row to events.jsonl."""
         append_event(self._fence.run, event, attempt=self._fence.attempt, step=step, **fields)
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt."""
+        return self._fence.attempt
 
     def require(self) -> None:
         """Raise unless this attempt may still write."""

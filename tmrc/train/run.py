@@ -133,6 +133,8 @@ def _train(session: Session) -> Outcome:
 
 
 def _stopped_early(session: Session, step: int) -> Outcome:
+    if error := _lost_to_another(session):
+        raise error
     cause = session.request.signal or SIGNAL_ELSEWHERE
     if session.rank == 0:
         append_event(session.run, "signal", attempt=session.attempt, step=step, cause=cause)

@@ -170,6 +170,9 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None) -> No
         device=str(parts.world.device),
         threads=threads,
     )
+    at = f"resumes after step {state.step:,}" if state else "starts"
+    where = f"{parts.world.size} x {parts.world.device.type}"
+    keeper.say(f"attempt {keeper.attempt} {at}, {parts.plan.total_steps:,} steps in all, on {where}")
     if parts.config.datasets.allow_mismatch:
         for problem in mismatches(parts.config, parts.plan.metadata):
             print(f"warning: {problem}", file=sys.stderr, flush=True)
