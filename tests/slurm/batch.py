@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from tests.slurm.pool import Pool
 WORKERS = 5  # cases at a time: half of a case is waiting
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """A case in a setting."""
 
@@ -32,35 +31,23 @@ class Batch:
     def __init__(self, pool: Pool, data: Path, workers: int = WORKERS) -> None:
         self._pool, self._data = pool, data
         self._references: dict[tuple[int, bool], Future[Reference]] = {}
-        self._lock = threading.Lock()
         self._workers = ThreadPoolExecutor(workers)
 
     def start(self, jobs: Iterable[Job]) -> dict[Job, Future[str]]:
         """Job -> what `run_case` says or raises, to come."""
+        jobs = list(jobs)
+        for job in jobs:  # the uninterrupted runs first: cases keep their nodes until they have been compared
+            kind = (job.setting.nodes, job.compiled)
+            if kind not in self._references:
+                self._references[kind] = self._workers.submit(
+                    reference_run, *kind, self._pool, self._data, job.setting.proctrack
+                )
         return {job: self._workers.submit(self._run, job) for job in jobs}
-
-    def reference(self, nodes: int, compiled: bool, proctrack: str) -> Reference:
-        """The uninterrupted run's result; the first who asks runs it."""
-        with self._lock:
-            mine = (nodes, compiled) not in self._references
-            future = self._references.setdefault((nodes, compiled), Future())
-        if mine:
-            try:
-                future.set_result(reference_run(nodes, compiled, self._pool, self._data, proctrack))
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
 
     def close(self) -> None:
         """Let what runs come to its end, and start nothing more."""
         self._workers.shutdown(cancel_futures=True)
 
     def _run(self, job: Job) -> str:
-        setting = job.setting
-        return run_case(
-            job.case,
-            setting,
-            self._pool,
-            self._data,
-            lambda: self.reference(setting.nodes, job.compiled, setting.proctrack),
-        )
+        reference = self._references[job.setting.nodes, job.compiled]
+        return run_case(job.case, job.setting, self._pool, self._data, reference.result)

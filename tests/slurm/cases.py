@@ -224,7 +224,8 @@ def controller_down(live: Live) -> None:
     live.cluster.controller_start()
 
 
-LOST = ("node_failure", "lost")  # without accounting, nobody can know why a try ended that left no word
+# Without accounting, nobody can know why a try ended that left no word; what is left of it was ended by Slurm.
+LOST = ("node_failure", "lost", "requeued")
 USER_SIGNAL = {"preempt_user_signal": True}
 CASES = (
     Case("preempted, grace", preempt, ("preempted",), "preempt"),

@@ -184,12 +184,23 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _remove_cgroups(node: str) -> None:
-    """The cgroups that slurmd made; empty once its processes are gone."""
+def _remove_cgroups(node: str, patience: float = 10.0) -> None:
+    """The cgroups that slurmd made. Raises OSError when they do not empty: the dead count until they are reaped."""
+    deadline = time.monotonic() + patience
     for pattern in (f"*/slurm_{node}", f"**/{node}_slurmstepd.scope", f"**/{node}_slurmd.scope"):
         for top in CGROUPS.glob(pattern):
             for folder, _, _ in os.walk(top, topdown=False):
-                Path(folder).rmdir()
+                _remove_cgroup(Path(folder), deadline)
+
+
+def _remove_cgroup(folder: Path, deadline: float) -> None:
+    while folder.exists():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def main(arguments: list[str] | None = None) -> int:

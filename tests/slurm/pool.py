@@ -64,7 +64,7 @@ class Pool:
                 self._changed.wait()
             taken = self._free[key][:count]
             del self._free[key][:count]
-            return tuple(taken)
+            return tuple(sorted(taken))  # in Slurm's order: the first is where the batch script runs
 
     def _new(self, options: dict[str, Any]) -> Cluster:
         with self._changed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -38,19 +39,15 @@ JOBS = {case.name: Job(case, SETTINGS.get(case.name, Setting(proctrack=CGROUP)))
 
 
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, pool: Pool, slurm_data: object) -> Iterator[dict[Job, Future[str]]]:
+def results(request: pytest.FixtureRequest, pool: Pool, slurm_data: Path) -> Iterator[dict[Job, Future[str]]]:
     """All cases that this session has chosen, started at the same time."""
-    batch = Batch(pool, request.getfixturevalue("slurm_data"))
+    batch = Batch(pool, slurm_data)
     chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
     yield batch.start(job for name, job in JOBS.items() if name in chosen)
     batch.close()
 
 
-@pytest.mark.parametrize("name", JOBS)
-def test_interrupted_run_ends_as_an_uninterrupted_one(name: str, results: dict[Job, Future[str]]) -> None:
-    assert results[JOBS[name]].result()
-
-
+@pytest.mark.usefixtures("results")  # which are worked on meanwhile
 def test_error_in_the_data_is_not_tried_again(pool: Pool) -> None:
     data = write_data(pool.root / "bad-data", beyond=True)
     with pool.lease(1, proctrack=CGROUP) as (cluster, nodes):
@@ -64,6 +61,7 @@ def test_error_in_the_data_is_not_tried_again(pool: Pool) -> None:
     assert live.log.rstrip().splitlines()[-1].startswith("tmrc: failed (exit code 2)")
 
 
+@pytest.mark.usefixtures("results")
 def test_three_crashes_without_progress_are_held(pool: Pool) -> None:
     with pool.lease(1, proctrack="linuxproc") as (cluster, nodes):
         folder = pool.root / "crashes"
@@ -77,3 +75,8 @@ def test_three_crashes_without_progress_are_held(pool: Pool) -> None:
     assert [row["kind"] for row in live.events("requeued", "held")] == ["code_error"] * 3
     assert "a crash that was asked for" in live.events("held")[0]["cause"]
     assert "held" in live.log.rstrip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_interrupted_run_ends_as_an_uninterrupted_one(name: str, results: dict[Job, Future[str]]) -> None:
+    assert results[JOBS[name]].result()
