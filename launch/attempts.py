@@ -78,10 +78,14 @@ class Ending:
 
 
 def last_attempt(run: RunDir) -> int:
-    """The highest attempt number so far; 0 before the first."""
+    """The highest attempt number so far; 0 before the first.
+
+    An attempt also has a directory `checkpoints/.attempt_<n>` to write in, which outlives a removed attempts/.
+    """
+    begun = [file.name.removeprefix(".attempt_") for file in run.checkpoints.glob(".attempt_*")]
     folder = run.path / "attempts"
     names = [entry.name for entry in folder.iterdir()] if folder.exists() else []
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    return max((int(name) for name in [*names, *begun] if name.isdecimal()), default=0)
 
 
 def begin_attempt(run: RunDir, owner: Owner) -> int:
