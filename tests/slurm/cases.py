@@ -145,7 +145,7 @@ def preempt(live: Live) -> None:
 
 
 def time_limit(live: Live) -> None:
-    _end_in(live, 15)
+    _end_in(live, 60)
 
 
 def short_time_limit(live: Live) -> None:
@@ -234,7 +234,7 @@ CASES = (
     Case("preempted, user signal, no grace", preempt, ("requeued", "preempted"), "nograce", cluster=USER_SIGNAL),
     Case("preempted, CANCEL", preempt, ("preempted",), "cancel"),
     Case("preempted, CANCEL, no grace", preempt, ("preempted",), "cancelnow"),
-    Case("time limit", time_limit, ("time_limit",), launch={"warning": 40}),
+    Case("time limit", time_limit, ("time_limit",), launch={"warning": 100}),
     Case("time limit, no warning", short_time_limit, ("time_limit",), launch={"warning": 31}),
     Case("scontrol requeue", requeue, ("requeued",)),
     Case("scancel --signal=USR2", send("USR2"), ("signal",)),

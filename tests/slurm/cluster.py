@@ -169,8 +169,8 @@ class Cluster:
 
 
 def sweep(folder: Path) -> None:
-    """Stop the clusters below `folder` whose owner has died."""
-    for file in folder.glob("*/cluster.json"):
+    """Stop the clusters in `folder`, or one level deeper, whose owner has died."""
+    for file in [*folder.glob("*/cluster.json"), *folder.glob("*/*/cluster.json")]:
         if not Path(f"/proc/{json.loads(file.read_text())['owner']}").exists():
             Cluster.load(file.parent).down()
             shutil.rmtree(file.parent)

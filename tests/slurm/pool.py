@@ -12,7 +12,7 @@ from tests.slurm.cluster import Cluster
 
 NODES = 8  # of a cluster that cases share
 # Seconds: long enough for a tiny save on a busy machine, short enough to wait for.
-SHARED = {"nodes": NODES, "grace": 20, "kill_wait": 10}
+SHARED = {"nodes": NODES, "grace": 40, "kill_wait": 20}
 
 
 class Pool:

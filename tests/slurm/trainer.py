@@ -16,7 +16,7 @@ import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-PATIENCE = 60.0  # seconds after which a held rank goes on by itself
+PATIENCE = 300.0  # seconds after which a held rank goes on by itself
 
 
 class Pace:
