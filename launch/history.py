@@ -56,8 +56,15 @@ def _cause(run: RunDir, number: int, owner: Owner, requeued: bool) -> tuple[str,
         return "node_failure", f"node failure: {named}", (down or owner.nodes)[0] if down else None
     if state in _STATES:
         return _STATES[state], f"{_STATES[state].replace('_', ' ')}, killed before it could save", None
-    files = sorted(run.attempt(number).glob("node_*.json"))
-    signals = {name for file in files for name in (read_json(file) or {}).get("signals", ())}
-    if requeued and "SIGTERM" in signals:
+    if requeued and _was_asked_to_stop(run, number):
         return "requeued", "ended by Slurm (preemption, or a requeue)", None
     return "lost", f"ended without a word ({state.lower() if state else 'a lost node, or killed'})", None
+
+
+def _was_asked_to_stop(run: RunDir, number: int) -> bool:
+    """Whether a node of the attempt has had a TERM, or a rank of it has stopped in order."""
+    attempt = run.attempt(number)
+    reports = [read_json(file) or {} for file in attempt.glob("node_*.json")]
+    ranks = [read_json(file) or {} for file in attempt.glob("rank_*.json")]
+    signals = [report.get("signals") or () for report in reports]
+    return any("SIGTERM" in names for names in signals) or any(said.get("status") == "stopped" for said in ranks)
