@@ -44,6 +44,10 @@ class Batch:
                 )
         return {job: self._workers.submit(self._run, job) for job in jobs}
 
+    def reference(self, nodes: int) -> Reference:
+        """The uninterrupted run of so many nodes, of which some job has been started."""
+        return self._references[nodes, False].result()
+
     def close(self) -> None:
         """Let what runs come to its end, and start nothing more."""
         self._workers.shutdown(cancel_futures=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -132,6 +134,21 @@ class Cluster:
         self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
         self.wait_for(lambda: self.states().get(node) in ("idle", "mixed", "allocated", "completing"))
 
+    def node_freeze(self, node: str) -> None:
+        """The node hangs or cannot be reached: its processes stand still, and the controller takes it for dead."""
+        self._signal_all(node, signal.SIGSTOP)
+        self.call("scontrol", "update", f"nodename={node}", "state=down", "reason=frozen")
+
+    def node_thaw(self, node: str) -> None:
+        """It comes back, with everything that was on it."""
+        self._signal_all(node, signal.SIGCONT)
+        self.call("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
+    def _signal_all(self, node: str, signum: signal.Signals) -> None:
+        for pid in processes_of(marker(self.layout, node)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
     def controller_stop(self) -> None:
         """As when the controller's machine is rebooted: it saves its state and ends."""
         pid_file = self.root / "pid/slurmctld.pid"
@@ -222,6 +239,10 @@ def main(arguments: list[str] | None = None) -> int:
         atexit.unregister(cluster.down)
         print(f"export SLURM_CONF={cluster.layout.conf}")
         return 0
+    if not (given.dir / "cluster.json").exists():
+        parser.error(f"no cluster in {given.dir}")
+    if given.action.startswith("node") and not given.node:
+        parser.error(f"{given.action}: which node? (see status)")
     cluster = Cluster.load(given.dir)
     if given.action == "down":
         cluster.down()

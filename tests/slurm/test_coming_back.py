@@ -39,12 +39,18 @@ JOBS = {case.name: Job(case, SETTINGS.get(case.name, Setting(proctrack=CGROUP)))
 
 
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest, pool: Pool, slurm_data: Path) -> Iterator[dict[Job, Future[str]]]:
-    """All cases that this session has chosen, started at the same time."""
+def batch(pool: Pool, slurm_data: Path) -> Iterator[Batch]:
+    """Works on cases in the background."""
     batch = Batch(pool, slurm_data)
-    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
-    yield batch.start(job for name, job in JOBS.items() if name in chosen)
+    yield batch
     batch.close()
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, batch: Batch) -> dict[Job, Future[str]]:
+    """All cases that this session has chosen, started at the same time."""
+    chosen = {item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")}
+    return batch.start(job for name, job in JOBS.items() if name in chosen)
 
 
 @pytest.mark.usefixtures("results")  # which are worked on meanwhile
@@ -75,6 +81,42 @@ def test_three_crashes_without_progress_are_held(pool: Pool) -> None:
     assert [row["kind"] for row in live.events("requeued", "held")] == ["code_error"] * 3
     assert "a crash that was asked for" in live.events("held")[0]["cause"]
     assert "held" in live.log.rstrip().splitlines()[-1]
+
+
+@pytest.mark.usefixtures("results")
+@pytest.mark.skipif(CGROUP != "cgroup", reason="nothing limits a job's memory here")
+def test_job_that_takes_too_much_memory_is_told_apart(pool: Pool) -> None:
+    with pool.lease(1, proctrack=CGROUP) as (cluster, nodes):
+        folder = pool.root / "memory"
+        launch = {"sbatch": {"nodelist": nodes[0]}, "mem": "900M"}
+        values = configuration(folder, pool.root / "data", launch, tags=["eat=2"])
+        live = Live.submit(cluster, nodes, folder, values, array=False)
+        live.wait(lambda: live.ended(1), "the end of the attempt")
+        live.abandon()
+        live.wait_until_empty()
+    ended = live.ended(1) or {}
+    assert (ended["kind"], ended["action"]) == ("out_of_memory", "requeued"), live.story()
+
+
+def test_processes_of_a_lost_node_that_come_back_change_nothing(
+    pool: Pool, batch: Batch, slurm_data: Path, results: dict[Job, Future[str]]
+) -> None:
+    with pool.lease(2, proctrack="linuxproc") as (cluster, nodes):
+        others = ",".join(node for node in cluster.nodes if node not in nodes)
+        folder = pool.root / "lost"
+        values = configuration(folder, slurm_data, {"exclude": others}, save_every=0.4, tags=["step_seconds=0.2"])
+        live = Live.submit(cluster, nodes, folder, values, array=False)
+        live.wait_for_step(6)
+        lost = live.show()["NodeList"]
+        cluster.node_freeze(lost)
+        live.wait(lambda: live.events("finished"), "the end of the run on the other node")
+        rows, tensors, events = live.exact_rows, live.tensors, live.events("finished", "checkpoint")
+        cluster.node_thaw(lost)
+        live.wait_until_empty()
+        assert (live.exact_rows, live.tensors) == (rows, tensors), live.story()
+        assert live.events("finished", "checkpoint") == events, live.story()
+    if JOBS["scancel --signal=USR2"] in results:
+        assert (rows, tensors) == (batch.reference(1).rows, batch.reference(1).tensors)
 
 
 @pytest.mark.parametrize("name", JOBS)

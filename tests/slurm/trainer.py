@@ -2,8 +2,8 @@
 
 `wandb_log.tags` say how: `step_seconds=0.1` sleeps at each step; `hold=PLACE` (start, compilation, validation or
 checkpoint) makes every rank of the first attempt leave `held_<rank>` in the run directory when it comes to that place,
-and stand there until the file `go` appears; `crash=3` raises after 3 steps. Each forward pass is noted in
-`passes_<rank>`, so that repeated work can be counted.
+and stand there until the file `go` appears; `crash=3` raises after 3 steps and `eat=3` takes all memory. Each forward
+pass is noted in `passes_<rank>`, so that repeated work can be counted.
 """
 
 import signal
@@ -50,6 +50,8 @@ class Pace:
             time.sleep(float(self.tags.get("step_seconds", 0)))
             if str(step) == self.tags.get("crash"):
                 raise RuntimeError("a crash that was asked for")
+            if str(step) == self.tags.get("eat"):
+                self.eaten = [bytearray(os.urandom(1 << 20)) * 64 for _ in range(1000)]
 
 
 def main(run: Path) -> int:
