@@ -5,16 +5,16 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from launch.facts import Attempt, attempt_numbers, integer, read_attempt, read_events
+from launch.facts import Attempt, Row, attempt_numbers, integer, read_attempt, read_events, word
 from launch.logs import log_files
 from launch.plaintext import one_line
 from launch.progress import amount, duration
 from launch.status import RunStatus
-from launch.table import note_of, number, painted, since, state_of
+from launch.table import STARTS, note_of, number, painted, since, state_of
 from launch.words import clock
 from tmrc.config.rundir import RunDir
 
@@ -36,8 +36,19 @@ def as_object(one: RunStatus, run: RunDir) -> dict[str, Any]:
 
 
 def history(run: RunDir) -> list[Attempt]:
-    """All attempts, oldest first."""
-    return [read_attempt(run, number) for number in attempt_numbers(run)]
+    """All attempts, oldest first. Of one that could not say how it ended, somebody else's word may be in the events."""
+    found = [read_attempt(run, number) for number in attempt_numbers(run)]
+    said = {integer(row, "attempt"): row for row in read_events(run, ALL_EVENTS) if row["event"] == "cancelled"}
+    return [_cancelled(one, said[one.number]) if one.number in said and _silent(one) else one for one in found]
+
+
+def _silent(attempt: Attempt) -> bool:
+    return not attempt.over or attempt.kind == "lost"
+
+
+def _cancelled(attempt: Attempt, said: Row) -> Attempt:
+    step = attempt.step if attempt.step is not None else integer(said, "step")
+    return replace(attempt, status="cancelled", kind="cancelled", cause=word(said, "cause"), step=step)
 
 
 def first_steps(run: RunDir) -> Mapping[int, int]:
@@ -70,7 +81,9 @@ def page(one: RunStatus, run: RunDir, width: int | None, colour: bool) -> list[s
     logs = log_files(run)
     if logs:
         lines += _wrapped("log", one_line(typed(logs[-1])), width)
-    return [*lines, *_wrapped("next", next_command(one), width)]
+    command = next_command(one)
+    hint = f"  # {STARTS}" if "--resume" in command.split() and one.checkpoint_step is None else ""
+    return [*lines, *_wrapped("next", command + hint, width)]
 
 
 def next_command(one: RunStatus) -> str:
@@ -107,7 +120,7 @@ def _progress(one: RunStatus) -> list[tuple[str, str]]:
 
 def _attempt(attempt: Attempt, first: Mapping[int, int], now: RunStatus | None) -> str:
     """When, where, which steps, and how it ended; `now` is the run when this is its newest attempt."""
-    over = attempt.over or now is None or not now.active
+    over = attempt.over or now is None or not now.active or now.state == "pending"
     words = [clock(attempt.began) if attempt.began else "-"]
     if attempt.began and attempt.ended:
         words.append(f"for {duration(max(0.0, attempt.ended - attempt.began))}")
@@ -125,7 +138,7 @@ def _attempt(attempt: Attempt, first: Mapping[int, int], now: RunStatus | None) 
 
 def _ending(attempt: Attempt, now: RunStatus | None) -> str:
     if not attempt.over:
-        return (now.cause or now.state) if now is not None else "ended without a word"
+        return (now.cause or now.state) if now is not None and not now.active else "ended without a word"
     kind = attempt.kind.replace("_", " ")
     cause = attempt.cause if attempt.status != "finished" else ""
     how = kind if kind and attempt.status != "finished" else attempt.status

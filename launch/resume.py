@@ -10,10 +10,13 @@ from dataclasses import asdict
 from typing import Any
 
 from launch.attempts import last_attempt, read_owner, refuse_running
+from launch.facts import read_facts
 from launch.gpus import Resources
+from launch.standing import phase
+from launch.status import statuses
 from tmrc.config.errors import ConfigError, UserError, shown
 from tmrc.config.load import load_config, write_config
-from tmrc.config.rundir import RunDir, read_jsonl
+from tmrc.config.rundir import RunDir, append_event, read_jsonl
 from tmrc.config.schema import Config
 from tmrc.data.plan import plan_data
 
@@ -97,6 +100,7 @@ def take_up(run: RunDir, config: Config) -> Callable[[], None]:
     Returns what puts all back, for a submission that is refused. Raises UserError when it cannot be written.
     """
     cancel = run.path / "cancel.json"
+    keep_word_of_cancelling(run)
     try:
         before = {file: file.read_bytes() for file in (run.config, cancel) if file.exists()}
         if changes(run, config):
@@ -111,6 +115,18 @@ def take_up(run: RunDir, config: Config) -> Callable[[], None]:
                 file.write_bytes(content)
 
     return put_back
+
+
+def keep_word_of_cancelling(run: RunDir) -> None:
+    """Record that the run's job was cancelled where only Slurm says so, which forgets it."""
+    facts = read_facts(run)
+    if phase(facts) not in ("waiting", "running"):
+        return
+    (one,), _ = statuses([run])
+    if one.state == "cancelled":
+        about = {"attempt": one.attempts, "step": one.step, "kind": "cancelled", "cause": one.cause}
+        with contextlib.suppress(OSError):
+            append_event(run, "cancelled", **about, job_id=one.job_id)
 
 
 def _replace_config(run: RunDir, config: Config) -> None:

@@ -52,7 +52,9 @@ def standing(facts: Facts, slurm: Slurm) -> Standing:
     job = current_job(facts) or "-"
     row = slurm.rows.get(job)
     if row is None or not row.active:
-        return _gone(facts, how_ended(job, row, slurm.accounts.get(job)))
+        account = slurm.accounts.get(job)
+        cancelled = any(said.state == "CANCELLED" for said in (account, row) if said)
+        return _gone(facts, how_ended(job, row, account), "cancelled" if cancelled else "lost")
     if row.state in WAITING or (now == "waiting" and (row.state == "COMPLETING" or _not_yet_again(facts, row))):
         return Standing("pending")
     if row.state in ("SUSPENDED", "STOPPED"):
@@ -139,15 +141,15 @@ def _on_this_host(facts: Facts) -> Standing:
     return _gone(facts, f"its process {last.pid} on {last.host} is gone without a word")
 
 
-def _gone(facts: Facts, words: str) -> Standing:
-    """Nobody runs it: as it said itself in its events, if it did, else as whoever cancelled it wanted it, else lost."""
+def _gone(facts: Facts, words: str, state: str = "lost") -> Standing:
+    """Nobody runs it: as its events say, else cancelled if somebody wanted that, else `state`."""
     said = facts.of_attempt("started", "resumed", "requeued", *ENDED) if phase(facts) == "running" else []
     if said and said[-1]["event"] in ENDED:
         return Standing(said[-1]["event"])
     if facts.cancel:
         by = word(facts.cancel, "user")
         return Standing("cancelled", f"cancelled by {by}" if by else words)
-    return Standing("lost", words)
+    return Standing(state, words)
 
 
 def _before(row: Row, moment: float | None) -> bool:

@@ -82,10 +82,10 @@ def statuses(runs: Iterable[RunDir], asker: Asker | None = None) -> tuple[list[R
     asker = asker or Asker()
     found = [read_facts(run) for run in runs]
     slurm = asker.ask(found)
-    lost = [n for n, facts in enumerate(found) if standing(facts, slurm).state == "lost"]
-    for n in lost:  # its last words may have come while Slurm was being asked
+    gone = [n for n, facts in enumerate(found) if standing(facts, slurm).cause]
+    for n in gone:  # its last words may have come while Slurm was being asked
         found[n] = read_facts(found[n].run)
-    jobs = [current_job(found[n]) for n in lost if standing(found[n], slurm).state == "lost"]
+    jobs = [current_job(found[n]) for n in gone if standing(found[n], slurm).cause]
     slurm = asker.ask_accounts(filter(None, jobs))
     return [judge(facts, slurm) for facts in found], slurm.problem
 

@@ -16,6 +16,7 @@ from launch.status import RunStatus
 GAP = "  "
 NOTE_WIDTH = 30  # with less room than this beside the columns, notes get lines of their own
 SHORTEST_NAME = 12
+STARTS = "starts it: no checkpoint yet"  # what --resume does then
 GIVE_WAY = ("TOKENS/S", "VAL", "ATT", "SAVED", "ETA", "LOSS")  # columns that are left out first when there is no room
 _COLOURS = {
     "running": "32", "starting": "32", "saving": "33", "pending": "36", "suspended": "36",
@@ -144,8 +145,16 @@ def _summary(found: Sequence[RunStatus], width: int | None) -> list[str]:
     counts = Counter(one.state for one in found)
     lines = [cut(f"{len(found):,} runs: {', '.join(f'{n:,} {state}' for state, n in counts.items())}", width)]
     if counts["lost"]:
-        lines.append(cut("lost: tmrc-submit --resume RUN goes on from the last checkpoint", width))
+        saved = [one.checkpoint_step is not None for one in found if one.state == "lost"]
+        lines.append(cut(f"lost: tmrc-submit --resume RUN {_what_resume_does(saved)}", width))
     return ["", *lines]
+
+
+def _what_resume_does(saved: Sequence[bool]) -> str:
+    """To runs of which these have a checkpoint."""
+    if not any(saved):
+        return STARTS
+    return "goes on from the last checkpoint" + ("" if all(saved) else "; without one, it starts the run")
 
 
 _COLUMNS = (

@@ -69,7 +69,7 @@ def how_ended(job_id: str, row: QueueRow | None, account: AccountRow | None) -> 
     if not state or state in ("RUNNING", "PENDING"):  # accounts that lag behind
         return f"job {job_id} is not in the queue any more and has left no word"
     if state == "CANCELLED":
-        return f"job {job_id} was cancelled{f' by {account.by}' if account and account.by else ''} (CANCELLED)"
+        return f"job {job_id} was cancelled{f' by {account.by}' if account and account.by else ''} with scancel"
     if state == "FAILED" and account:
         ended = f"signal {account.signal}" if account.signal else f"exit code {account.exit_code}"
         return f"job {job_id} failed with {ended} (FAILED)"

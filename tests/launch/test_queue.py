@@ -139,7 +139,7 @@ def test_begin_time_is_told_as_a_time() -> None:
     ("account", "words"),
     [
         (AccountRow("TIMEOUT"), "ran into its time limit (TIMEOUT)"),
-        (AccountRow("CANCELLED", "anna"), "was cancelled by anna"),
+        (AccountRow("CANCELLED", "anna"), "was cancelled by anna with scancel"),
         (AccountRow("FAILED", None, 3), "exit code 3"),
         (AccountRow("FAILED", None, 0, 9), "signal 9"),
         (AccountRow("NEW_WORD"), "has ended (NEW_WORD)"),

@@ -97,6 +97,16 @@ def test_a_cancelled_run_goes_on_when_it_is_wanted(tmp_path: Path) -> None:
     assert call("--resume", run.path, env=env).code == 0 and not cancel.exists()
 
 
+def test_a_run_whose_waiting_job_was_taken_off_the_queue_says_so_when_it_goes_on(tmp_path: Path) -> None:
+    run, env = submitted(tmp_path)
+    install(tmp_path / "bin", squeue=squeue("4242", "CANCELLED"))
+    assert call("--resume", run.path, "--dry-run", env=env).code == 0 and events(run.path, "cancelled") == []
+    assert call("--resume", run.path, env=env).code == 0
+    assert [row["event"] for row in events(run.path)] == ["submitted", "cancelled", "submitted"]
+    (said,) = events(run.path, "cancelled")
+    assert said["cause"] == "job 4242 was cancelled with scancel" and said["job_id"] == "4242"
+
+
 def test_another_number_of_processes_is_spoken_of(tmp_path: Path) -> None:
     run, env = submitted(tmp_path, "-c", "2")
     number = begin_attempt(run, Owner("elsewhere", 1, None, "4242", executor="slurm"))

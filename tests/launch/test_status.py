@@ -108,7 +108,15 @@ CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
     "cancelled": (lambda run: run.submitted("7").began().ended(1, "cancelled"), "", "", "cancelled", ""),
     "cancelled while it waited": (lambda run: run.submitted("7").event("cancelled"), "", "", "cancelled", ""),
     "gone": (lambda run: run.submitted("7").began().trains(), "", "", "lost", "has left no word"),
-    "gone from the queue": (lambda run: run.submitted("7"), "", "7|CANCELLED by 0|0:0||1", "lost", "cancelled by root"),
+    "cancelled with scancel": (
+        lambda run: run.submitted("7"), "", "7|CANCELLED by 0|0:0||1", "cancelled", "job 7 was cancelled by root",
+    ),
+    "cancelled with scancel, as squeue has it": (
+        lambda run: run.submitted("7"), PENDING.replace("PENDING", "CANCELLED"), "", "cancelled", "with scancel",
+    ),
+    "cancelled with scancel before it could save": (
+        lambda run: run.submitted("7").began().trains(), "", "7|CANCELLED by 0|0:0||1", "cancelled", "by root with",
+    ),
     "gone, out of time": (lambda run: run.submitted("7").began(), "", "7|TIMEOUT|0:0|n|1", "lost", "time limit"),
     "gone, out of memory": (lambda run: run.submitted("7").began(), "", "7|OUT_OF_MEMORY|0:125|n|1", "lost", "memory"),
     "gone, node lost": (lambda run: run.submitted("7").began(), "7|NODE_FAIL|n|1|1:00|", "", "lost", "lost its node"),

@@ -54,10 +54,36 @@ def test_one_run_in_full(slurm: FakeSlurm, run: HandMade, tmp_path: Path) -> Non
 
 
 def test_a_lost_run_says_how_to_go_on(slurm: FakeSlurm, run: HandMade) -> None:
-    run.submitted("7").began().trains()
+    run.submitted("7").began().trains().saved(5)
     assert f"tmrc-submit --resume {run.path}" in tmrc("status", run.path).out
+    HandMade(run.path.parent, "other").submitted("8").began(1, "8").saved(5)
+    assert "lost: tmrc-submit --resume RUN goes on from the last checkpoint\n" in tmrc("status", run.path.parent).out
+
+
+def test_a_run_without_a_checkpoint_is_started_by_going_on_with_it(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("7")
+    assert tmrc("status", run.path).out.endswith(f"tmrc-submit --resume {run.path}  # starts it: no checkpoint yet\n")
+    assert tmrc("status", run.path, "--json").json["next"] == f"tmrc-submit --resume {run.path}"
     HandMade(run.path.parent, "other").submitted("8")
-    assert "lost: tmrc-submit --resume RUN" in tmrc("status", run.path.parent).out
+    assert "lost: tmrc-submit --resume RUN starts it: no checkpoint yet\n" in tmrc("status", run.path.parent).out
+    run.saved(5)
+    words = "lost: tmrc-submit --resume RUN goes on from the last checkpoint; without one, it starts the run\n"
+    assert words in tmrc("status", run.path.parent).out
+    assert tmrc("status", run.path).out.endswith(f"tmrc-submit --resume {run.path}\n")
+
+
+def test_an_attempt_that_scancel_ended_stays_cancelled_when_the_run_goes_on(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("6").began(1, "6").trains()
+    slurm.queue("6|CANCELLED|node1|1|1:00:00|None")
+    assert "· steps 0 to 10 · job 6 was cancelled with scancel" in tmrc("status", run.path).out
+    run.event("cancelled", attempt=1, step=10, kind="cancelled", cause="job 6 was cancelled with scancel", job_id="6")
+    run.submitted("7", attempt=2)
+    slurm.queue(PENDING)
+    for _ in ("it waits", "it runs"):
+        done = tmrc("status", run.path)
+        assert "· steps 0 to 10 · cancelled: job 6 was cancelled with scancel" in done.out, done.out
+        run.began(2)
+        slurm.queue(RUNNING)
 
 
 def test_a_directory_without_runs_and_none_at_all(tmp_path: Path) -> None:
