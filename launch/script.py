@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launch.environment import user_defaults
@@ -19,8 +19,23 @@ from tmrc.config.schema import LaunchConfig
 
 # A caught signal does its default, which is to kill, in the program that bash becomes; an ignored one stays ignored
 # until the program listens. So set-up notes what comes, and the last step ignores it.
-EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # TERM or USR2: came before the supervisor did
-_NOTE = [f"trap 'export {EARLY_SIGNAL}={name}' {name}" for name in ("TERM", "USR2")]
+EARLY_SIGNAL = "TMRC_EARLY_SIGNAL"  # which one of _SIGNALS came before the supervisor did
+SETUP_FAILED = "TMRC_SETUP_FAILED"  # which line of launch.setup ended with what
+FIRST_PATH = "TMRC_PATH"  # PATH before set-up
+_SIGNALS = ("TERM", "USR2", "USR1", "HUP")
+_MAX_LINE = 500  # characters of a set-up line in a message
+# A line that fails, `exit` and a syntax error all come to tmrc_ended; files that a line sources are their own affair.
+_WATCH_SETUP = f"""\
+# launch.setup: where a line of it fails, the supervisor says so instead of starting the run
+tmrc_ended() {{
+  local code=$?
+  trap - ERR EXIT
+  ((code <= 128)) || sleep 1 # the signal that ended the line may be on its way to this shell, too
+  [[ -n ${{{EARLY_SIGNAL}:-}} ]] || export {SETUP_FAILED}="$tmrc_line, exit code $code"
+  tmrc_start
+}}
+trap tmrc_ended EXIT
+trap 'tmrc_code=$?; ((${{#BASH_SOURCE[@]}} > 1)) || exit "$tmrc_code"' ERR"""
 
 
 def batch_script(
@@ -37,25 +52,44 @@ def batch_script(
     lines = ["#!/bin/bash"]
     for name, value in directives(run, launch, resources, array).items():
         lines.append(f"#SBATCH --{name}" + (f"={shlex.quote(value)}" if value else ""))
-    lines += ["", "# a signal before the supervisor listens is noted, not died of", *_NOTE]
-    if launch.setup:
-        lines += ["", "# launch.setup", *launch.setup]
     what = ["--runs", str(runs_file)] if runs_file is not None else [str(run.path)]
     lines += [
         "",
+        "# a signal before the supervisor listens is noted, not died of",
+        *(f"trap 'export {EARLY_SIGNAL}={name}' {name}" for name in _SIGNALS),
+        f'export {FIRST_PATH}="$PATH" # has Slurm\'s commands, whatever set-up does to PATH',
+        "",
         "# the run's own copy of the code, before anything else that is called tmrc",
-        f"export PYTHONPATH={shlex.quote(str(run.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
-        "export SUBMITIT_EXECUTOR=slurm",
-        "trap '' TERM USR2",
-        f"exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *what])}",
+        "tmrc_start() {",
+        f"  export PYTHONPATH={shlex.quote(str(run.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        "  export SUBMITIT_EXECUTOR=slurm",
+        f"  trap '' {' '.join(_SIGNALS)}",
+        f"  exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *what])}",
+        "}",
+        *_setup(launch.setup),
+        "",
+        "tmrc_start",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _setup(given: Sequence[str]) -> list[str]:
+    """The set-up lines, each announced to what watches them."""
+    if not given:
+        return []
+    lines = ["", _WATCH_SETUP]
+    for number, line in enumerate(given, 1):
+        lines += [f"tmrc_line={shlex.quote(f'line {number}: {line[:_MAX_LINE]}')}", line]
+    return [*lines, "trap - ERR EXIT"]
 
 
 def script_notes(launch: LaunchConfig, script: str) -> Iterator[str]:
     """What a user may not have thought of."""
     for name, value in user_defaults(os.environ, script).items():
         yield f"{name}={value} in your environment decides what the script leaves open"
+    program = (launch.python or "").split(" ")[0]
+    if program.startswith("/") and not Path(program).exists():
+        yield f"launch.python: {program} is not on this machine; the nodes must have it"
     if "#SBATCH --cpus-per-" not in script:
         yield "launch.cpus_per_task is not set, so a node gives the cores that the partition does by default, often one"
 

@@ -32,6 +32,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 _SBATCH_VALUE = (r"[A-Za-z0-9_./:@=+,&|*()\[\] -]*", "letters, digits, spaces and . _ / : @ = + , & | * ( ) [ ] -")
 MAX_LENGTH = 1000
+_FOR_SBATCH = ("#SBATCH", "#PBS", "#BSUB")  # comments that are options to it
 # sbatch parameters that have a key of their own, or that the launcher depends on (None)
 OWN_KEY: dict[str, str | None] = {
     "job-name": "name", "partition": "partition", "account": "account", "qos": "qos", "nodes": "nodes",
@@ -92,8 +93,11 @@ def check_launch(launch: LaunchConfig) -> None:
             raise ConfigError(f"launch.sbatch.{name}: {why}")
         _check_text(f"launch.sbatch.{name}", value, *_SBATCH_VALUE)
     for line in launch.setup:
-        if not line.isprintable() or line.lstrip().startswith("#SBATCH"):
-            raise ConfigError(f"launch.setup: got {shown(line)}, valid: one shell command a line, and no #SBATCH line")
+        if not line.isprintable() or line.lstrip().startswith(_FOR_SBATCH) or line.endswith("\\"):
+            raise ConfigError(
+                f"launch.setup: got {shown(line)}, valid: one whole shell command a line, and no #SBATCH line (nor "
+                "#PBS or #BSUB, which sbatch reads too)"
+            )
 
 
 def check_script_path(key: str, path: Path) -> None:

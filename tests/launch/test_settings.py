@@ -106,6 +106,9 @@ def test_hostile_text_is_refused_in_sbatch_parameters(tmp_path: Path, text: str)
         ({"sbatch": {"Comment": "x"}}, "valid: a long sbatch option"),
         ({"setup": ["a\nb"]}, "launch.setup: got"),
         ({"setup": ["#SBATCH --wrap=id"]}, "no #SBATCH line"),
+        ({"setup": [" #PBS -l x"]}, "#PBS or #BSUB, which sbatch reads too"),
+        ({"setup": ["#BSUB -n 2"]}, "#PBS or #BSUB, which sbatch reads too"),
+        ({"setup": ["echo a \\"]}, "one whole shell command a line"),
     ],
 )
 def test_what_may_not_be_set(tmp_path: Path, section: dict[str, object], message: str) -> None:

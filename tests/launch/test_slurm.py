@@ -41,7 +41,7 @@ def test_dry_run_prints_script_and_plan_and_touches_nothing(tmp_path: Path) -> N
     ):  # fmt: skip
         assert line in done.out.splitlines()
     assert "#SBATCH --job-name=my.job-" in done.out and "--gpus-per-node" not in done.out
-    assert " -u -m launch.supervise /" in done.out.splitlines()[-1] and "srun" not in done.out
+    assert " -u -m launch.supervise /" in done.out and "srun" not in done.out
     assert "20 (ends by training.train_steps; an epoch has 64)" in done.out
 
 
