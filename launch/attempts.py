@@ -27,6 +27,8 @@ from launch.processes import alive, command_line, start_time
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
 
+MAX_JSON = 50_000_000  # bytes of a file that is worth reading
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -189,7 +191,7 @@ def living_ranks(run: RunDir, number: int) -> list[int]:
 def read_pid(file: Path) -> int | None:
     """The process id in a rank's .pid file, if it is there and of a process of this machine."""
     try:
-        host, pid = file.read_text("utf8").split()
+        host, pid = (file.read_text("utf8") if file.is_file() else "").split()
         return int(pid) if host == socket.gethostname() else None
     except (OSError, ValueError):
         return None
@@ -208,10 +210,12 @@ def _by(owner: Owner | None) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None when it is not there or not whole."""
+    """The object in a JSON file; None when it is not there, not whole, or nothing that tmrc writes."""
     try:
+        if not path.is_file() or path.stat().st_size > MAX_JSON:  # a pipe or a device would never end
+            return None
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -219,7 +223,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` so that a reader sees the whole file or none, durable when this returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf8") as file:
+    with temporary.open("w", encoding="utf8", errors="backslashreplace") as file:
         json.dump(values, file, ensure_ascii=False, indent=2)
         file.write("\n")
         file.flush()

@@ -14,9 +14,10 @@ from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXI
 MAX_FRUITLESS = 3  # attempts without a new checkpoint after which a run that fails is held
 # Causes that lie in the run. The others (preemption, a lost node, a request) say nothing about it and never count.
 OWN_FAULT = {
-    "code_error", "gpu_error", "out_of_memory", "non_finite", "hang", "killed", "disk", "port", "time_limit",
+    "code_error", "gpu_error", "out_of_memory", "non_finite", "hang", "killed", "disk", "hardware", "port",
+    "time_limit",
 }  # fmt: skip
-HARDWARE = {"gpu_error", "hang", "killed", "node_failure"}
+HARDWARE = {"gpu_error", "hang", "hardware", "node_failure"}
 STRIKES = 2  # failures for such a cause after which a node is not used again
 # Why Slurm ends a job, in its own words, where it is not because of somebody's `scancel`
 _REASONS = {
@@ -46,7 +47,7 @@ class Situation:
 
     `now` is the attempt, `past` the earlier ones since somebody last submitted the run, oldest first. `facts` is what
     the controller says of the job, which had been restarted `restarts` times when the attempt began. `warned` tells
-    whether Slurm's warning before the time limit is due.
+    whether Slurm's warning before the time limit is due, `told` is the kind of end that Slurm has written into the log.
     """
 
     now: Past
@@ -57,6 +58,7 @@ class Situation:
     cancelled: bool = False
     superseded: bool = False
     down: tuple[str, ...] = ()
+    told: str = ""
 
 
 def decide(situation: Situation) -> Ending:
@@ -101,7 +103,7 @@ def _outside_cause(situation: Situation) -> str:
     if facts.preempted:
         return "preempted"
     if already_requeued(situation):
-        return "requeued"
+        return "requeued" if situation.told in ("", "cancelled") else situation.told
     return _REASONS.get(facts.reason, "time_limit" if situation.warned else "")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
+from pathlib import Path
 
 from launch.attempts import Ending, Owner, last_attempt, newest_step, read_ending, read_json, read_owner, write_json
 from launch.decide import Past
 from launch.jobs import down_nodes, past_state
-from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event, read_jsonl
+from launch.slurmlog import read_log, why_ended
+from tmrc.config.rundir import EXIT_CRASHED, EXIT_WANTS_REQUEUE, RunDir, append_event, read_jsonl
 
 # sacct's words for how a job's try ended
 _STATES = {
@@ -39,7 +40,9 @@ def close_unfinished(run: RunDir, job_id: str) -> None:
         return
     kind, message, node = _cause(run, number, owner, requeued=owner.job_id == job_id)
     step = newest_step(run)
-    ending = Ending(EXIT_CRASHED, "failed", message, step, kind, node, step, time.time())
+    cancelled = kind == "cancelled"
+    code, status = (EXIT_WANTS_REQUEUE, "cancelled") if cancelled else (EXIT_CRASHED, "failed")
+    ending = Ending(code, status, message, step, kind, node, step, _last_sign(run, number, owner))
     if owner.job_id == job_id:
         ending = Ending(**{**asdict(ending), "action": "requeued"})
         about = {"attempt": number, "step": step, "kind": kind, "cause": message, "action": "requeued"}
@@ -54,11 +57,19 @@ def _cause(run: RunDir, number: int, owner: Owner, requeued: bool) -> tuple[str,
     if down or state == "NODE_FAIL":
         named = ", ".join(down or owner.nodes)
         return "node_failure", f"node failure: {named}", (down or owner.nodes)[0] if down else None
-    if state in _STATES:
-        return _STATES[state], f"{_STATES[state].replace('_', ' ')}, killed before it could save", None
-    if requeued and _was_asked_to_stop(run, number):
-        return "requeued", "ended by Slurm (preemption, or a requeue)", None
+    asked = _was_asked_to_stop(run, number)
+    told = why_ended(read_log(Path(owner.logs[0]), owner.log_offset)) if owner.logs else ""
+    kind = told or _STATES.get(state, "") or ("requeued" if requeued and asked else "")
+    if kind:
+        words = "preempted or requeued" if kind == "requeued" else kind.replace("_", " ")
+        return kind, f"{words}, {'saved when asked to' if asked else 'killed before it could save'}", None
     return "lost", f"ended without a word ({state.lower() if state else 'a lost node, or killed'})", None
+
+
+def _last_sign(run: RunDir, number: int, owner: Owner) -> float:
+    """When the attempt was last heard of."""
+    rows = [row for row in read_jsonl(run.events) if row.get("attempt") == number]
+    return max([owner.began, *(float(row["time"]) for row in rows if isinstance(row.get("time"), int | float))])
 
 
 def _was_asked_to_stop(run: RunDir, number: int) -> bool:

@@ -1,8 +1,8 @@
 """What Submitit unpickles and calls: the whole run on this machine, or one node's part of a Slurm job.
 
-Signals that ask the run to stop (USR2 before the time limit, TERM on preemption, INT from a person) are passed on as
-USR2 to the training processes themselves: torchrun would die of USR2 and kill its workers after TERM. Nothing in here
-imports torch.
+Signals that ask the run to stop (USR2 before the time limit, TERM on preemption, INT from a person) are passed on to
+the training processes themselves: torchrun would die of USR2 and kill its workers after TERM. Nothing in here imports
+torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from launch.attempts import Ending, begin_attempt, hold_lock, newest_step, this_process, write_json
 from launch.node import NodeTask, run_node
-from launch.processes import alive, kill_descendants
+from launch.processes import STOP_SIGNALS, alive, kill_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport, write_report
 from launch.verdict import verdict
@@ -74,9 +74,10 @@ class TrainJob:
             self.requests.interrupts += signum == signal.SIGINT
             self.requests.signals.append(signal.Signals(signum).name)
 
-        heeded = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+        heeded = STOP_SIGNALS
         for signum in heeded:
             signal.signal(signum, stop)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Submitit writes a line for it into the log
         signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)  # held back since launch.node_main
 
     def _node_of_a_job(self, run: RunDir) -> int:

@@ -6,6 +6,7 @@ import datetime
 import math
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,10 @@ _UNREACHABLE = re.compile(
     r"try again|temporarily|backup controller|standby mode",
     re.IGNORECASE,
 )
+
+
+class NoSlurmError(Exception):
+    """Slurm cannot be asked at all, or knows nothing: waiting would not help."""
 
 
 _ALIVE = ("RUNNING", "SIGNALING", "CONFIGURING", "RESIZING", "SUSPENDED", "STOPPED")
@@ -53,11 +58,20 @@ def job_id_of(environ: Mapping[str, str]) -> str:
 
 
 def show_job(job_id: str) -> JobFacts | None:
-    """What the controller says of the job now; None when it does not answer or has forgotten it."""
+    """What the controller says of the job now; None when it does not answer or has forgotten it.
+
+    Raises NoSlurmError where scontrol is not there to be asked, or does not know the job.
+    """
     done = _call("scontrol", "show", "job", "-o", job_id)
     if done is None or done.returncode != 0 or "JobState=" not in done.stdout:  # it can print nothing for a moment
+        if done is not None and "Invalid job id" in done.stderr:
+            raise NoSlurmError(f"Slurm does not know job {job_id}")
         return None
-    found = dict(word.split("=", 1) for word in done.stdout.split() if "=" in word)
+    told = done.stdout.partition(" Command=")[0]  # what follows can hold anything: paths, people's comments
+    found: dict[str, str] = {}
+    for word in told.split():
+        name, _, value = word.partition("=")
+        found.setdefault(name, value)
     preempted = found.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
     restarts = int(found.get("Restarts", "0"))
     left = _seconds_until(found.get("EndTime", ""))
@@ -69,49 +83,57 @@ def requeue(job_id: str, restarts: int, keep_trying: Callable[[], bool]) -> str:
 
     While the controller does not answer it is asked again, as long as `keep_trying` says so.
     """
-    while True:
-        done = _call("scontrol", "requeue", job_id)
-        if done is not None and done.returncode == 0:
-            return ""
-        words = "scontrol does not answer" if done is None else " ".join(done.stderr.split())
-        facts = show_job(job_id)
-        if facts is not None and (facts.restarts > restarts or facts.state == "PENDING"):
-            return ""  # somebody else was faster
-        if (facts is not None and not _UNREACHABLE.search(words)) or not keep_trying():
-            return words.removeprefix("scontrol: ") or "scontrol requeue failed without a word"
-        time.sleep(RETRY)
+    try:
+        while (refusal := _try_requeue(job_id, restarts)) is None and keep_trying():
+            time.sleep(RETRY)
+    except NoSlurmError as error:
+        return str(error)
+    return "Slurm's controller does not answer" if refusal is None else refusal
+
+
+def _try_requeue(job_id: str, restarts: int) -> str | None:
+    """Why the job cannot be requeued, nothing when it is, None when nobody answers."""
+    done = _call("scontrol", "requeue", job_id)
+    if done is not None and done.returncode == 0:
+        return ""
+    facts = show_job(job_id)
+    if facts is None:
+        return None
+    if facts.restarts > restarts or facts.state == "PENDING":
+        return ""  # somebody else was faster
+    words = " ".join(done.stderr.split()) if done else ""
+    if done is None or _UNREACHABLE.search(words):
+        return None
+    return words.removeprefix("scontrol: ") or "scontrol requeue failed without a word"
 
 
 def ask_tasks_to_stop(job_id: str) -> None:
     """USR2 to the tasks of every step of the job; the batch step does not get it."""
-    _call("scancel", "--signal=USR2", job_id)
+    _answer("scancel", "--signal=USR2", job_id)
 
 
 def hosts(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Names of the job's nodes, in Slurm's order. Raises OSError when scontrol cannot say."""
+    """Names of the job's nodes, in Slurm's order. Raises NoSlurmError when scontrol cannot say."""
     listed = environ.get("SLURM_JOB_NODELIST", "")
     if not re.search(r"[\[,]", listed):
         return (listed,) if listed else ()
-    done = _call("scontrol", "show", "hostnames", listed)
-    if done is None or done.returncode != 0:
-        raise OSError(f"scontrol show hostnames {listed} failed")
-    return tuple(done.stdout.split())
+    names = _answer("scontrol", "show", "hostnames", listed).split()
+    if not names:
+        raise NoSlurmError(f"scontrol cannot say which nodes {listed} are")
+    return tuple(names)
 
 
 def down_nodes(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the nodes that are down as far as the controller knows; none when it does not answer."""
-    done = _call("sinfo", "-h", "-N", "-o", "%N %t", "-n", ",".join(names)) if names else None
-    if done is None or done.returncode != 0:
-        return ()
-    states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    answer = _answer("sinfo", "-h", "-N", "-o", "%N %t", "-n", ",".join(names)) if names else ""
+    states = dict(line.split(maxsplit=1) for line in answer.splitlines() if " " in line)
     return tuple(name for name in names if re.match(r"down|fail|unk|.*\*", states.get(name, "")))
 
 
 def past_state(job_id: str) -> str:
     """How sacct says that the job's last finished try ended, such as NODE_FAIL; empty where it does not know."""
-    done = _call("sacct", "-n", "-P", "-X", "-D", "-j", job_id, "-o", "State")
-    lines = done.stdout.split("\n") if done is not None and done.returncode == 0 else []
-    ended = [line.split()[0] for line in lines if line and line.split()[0] not in ("RUNNING", "PENDING")]
+    lines = _answer("sacct", "-n", "-P", "-X", "-D", "-j", job_id, "-o", "State").split("\n")
+    ended = [line.split()[0] for line in lines if line.strip() and line.split()[0] not in ("RUNNING", "PENDING")]
     return ended[-1] if ended else ""
 
 
@@ -123,10 +145,21 @@ def _seconds_until(written: str) -> float:
         return math.inf
 
 
+def _answer(*command: str) -> str:
+    """What the command prints; nothing when it fails, takes too long or is not there."""
+    try:
+        done = _call(*command)
+    except NoSlurmError:
+        return ""
+    return done.stdout if done is not None and done.returncode == 0 else ""
+
+
 def _call(*command: str) -> subprocess.CompletedProcess[str] | None:
-    """The command when it has ended; None when it is not there or takes too long."""
+    """The command when it has ended; None when it takes too long or fails to start. Raises NoSlurmError without it."""
+    if shutil.which(command[0]) is None:
+        raise NoSlurmError(f"{command[0]} is not on PATH")
     env = {**clean_environment(os.environ), "SLURM_TIME_FORMAT": "standard"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env=env)
     except (OSError, subprocess.SubprocessError):
         return None

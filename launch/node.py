@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.attempts import read_json
 from launch.hang import HangWatch
 from launch.memory import out_of_memory_kills
-from launch.processes import adopt_orphans, end_with_parent, wait_for_descendants
+from launch.processes import STOP_SIGNALS, adopt_orphans, end_with_parent, wait_for_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport
 from launch.verdict import why_silent
@@ -59,10 +60,10 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     """
     adopt_orphans()
     log, kills = _Log(task.log), out_of_memory_kills()
-    heartbeats = Path(tempfile.mkdtemp(prefix="tmrc-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    heartbeats = _scratch(task)
     try:
         process = subprocess.Popen(
-            command(task),
+            command(task, heartbeats),
             env=environment(task, dict(os.environ), heartbeats),
             start_new_session=True,
             preexec_fn=_before_torchrun,  # safe: this process has one thread
@@ -81,26 +82,41 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     finally:
         shutil.rmtree(heartbeats, ignore_errors=True)
     ranks = tuple(sorted(watch.pids))
-    silent = not ranks or any(not (attempt / f"rank_{rank}.json").exists() for rank in ranks)
+    silent = not ranks or any(read_json(attempt / f"rank_{rank}.json") is None for rank in ranks)
     nodes = task.rendezvous.nodes if task.rendezvous else 1
     out_of_memory = out_of_memory_kills() > kills
-    unclear = silent or process.returncode < 0  # a torchrun that was killed leaves ranks that save and stop
+    unclear = silent or (
+        process.returncode < 0 and not watch.dismissed
+    )  # a torchrun that was killed leaves ranks that save and stop
     cause, kind = why_silent(process.returncode, log.text(), out_of_memory, nodes) if unclear else ("", "")
     if not silent and watch.crashed_at is None:
         wait_for_descendants(os.getpid(), LINGER)
     return NodeReport(
-        task.node, socket.gethostname(), process.returncode, cause, kind, killed, ranks, tuple(requests.signals),
-        watch.hung, task.hang_timeout, watch.beats,
+        task.node, socket.gethostname(), 0 if watch.dismissed else process.returncode, cause, kind, killed, ranks,
+        tuple(requests.signals), watch.hung, task.hang_timeout, watch.beats,
     )  # fmt: skip
 
 
-def command(task: NodeTask) -> list[str]:
+def _scratch(task: NodeTask) -> Path:
+    """A directory in memory for this attempt's heartbeats and torchrun's own files.
+
+    What a killed attempt of the run has left on this node goes.
+    """
+    memory = Path("/dev/shm")
+    folder = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    prefix = f"tmrc-{os.getuid()}-{task.run.run_id}-{task.node}-"
+    for left in folder.glob(f"{prefix}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
+
+
+def command(task: NodeTask, scratch: Path) -> list[str]:
     """torchrun's words."""
     meet = task.rendezvous
     where = meet.options(task.node) if meet else ["--standalone"]
     here = os.environ.get("SLURMD_NODENAME") if meet else "127.0.0.1"
     address = [f"--local-addr={here}"] if here else []
-    options = [*where, *address, f"--nproc-per-node={task.processes}", "--max-restarts=0"]
+    options = [*where, *address, f"--nproc-per-node={task.processes}", "--max-restarts=0", f"--log-dir={scratch}"]
     return [sys.executable, "-m", "torch.distributed.run", *options, "-m", task.trainer, str(task.run.path)]
 
 
@@ -124,13 +140,13 @@ def environment(task: NodeTask, inherited: dict[str, str], heartbeats: Path) -> 
 
 
 def _before_torchrun() -> None:
-    """Some Slurm set-ups send USR2 and TERM to every process of a job.
+    """Some Slurm set-ups send signals to every process of a job.
 
-    torchrun would die of the one, and after the other kill the ranks in the middle of a save. It need not know of
-    either: the ranks are asked by us. It does not outlive us.
+    torchrun would die of USR2, and after a TERM kill the ranks in the middle of a save. It need not know of either: the
+    ranks are asked by us. It does not outlive us.
     """
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     end_with_parent(signal.SIGKILL)
 

@@ -5,7 +5,8 @@ Python dies of a USR2 that comes before a handler stands. Blocked here, it waits
 
 import signal
 
-signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT))
+_HELD = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
 
 from submitit.core.submission import submitit_main  # noqa: E402
 

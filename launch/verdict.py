@@ -17,6 +17,7 @@ from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXI
 # torchrun's line for the worker that failed first, the same since torch 1.9
 _FAILED_WORKER = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PEER_LOST = "peer_lost"  # what a rank says when another one has gone: true, but not the cause
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")  # a rank could not write even that
 _STATUS = {EXIT_FINISHED: "finished", EXIT_WANTS_REQUEUE: "stopped"}
 
 
@@ -95,12 +96,16 @@ def _host_of(rank: int, reports: Sequence[NodeReport]) -> str | None:
 
 def why_silent(torchrun_code: int, log: str, out_of_memory: bool, nodes: int = 1) -> tuple[str, str]:
     """(one line, kind) for ranks of a node that wrote nothing, from its torchrun's exit code and log."""
+    if full := _FULL.search(log):
+        return full[0], "disk"
     first = _FAILED_WORKER.search(log)
     if first is not None:
         code, rank = int(first[1]), f"{'local ' if nodes > 1 else ''}rank {first[2]}"
         if code >= 0:
             return f"{rank} exited with code {code}{_last_words(log)}", "code_error"
         killed = f"{rank} was killed by {signal_name(-code)}"
+        if -code == signal.SIGBUS:  # what the kernel sends for memory that has failed
+            return killed, "hardware"
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return (f"{killed}: out of memory", "out_of_memory") if out_of_memory else (killed + hint, "killed")
     if port_was_taken(log):

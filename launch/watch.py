@@ -19,6 +19,7 @@ from launch.processes import alive, kill_descendants
 POLL = 0.1  # seconds between looks at processes
 FIND_EVERY = 5  # looks between two for ranks that have begun
 FILES_EVERY = 20  # looks between two at what the ranks have written: the run may lie on a shared filesystem
+LEAVE_GRACE = 0.5  # seconds that torchrun has to end after ranks that were asked to stop
 CRASH_GRACE = 10.0  # seconds that the other ranks have to end after one has crashed
 ORPHAN_PATIENCE = 60.0  # seconds that ranks have to save when their torchrun was killed
 STACK_SECONDS = 3.0  # for hung ranks to print where they are
@@ -48,6 +49,7 @@ class Watch:
     crashed_at: float | None = None
     ended_at: float | None = None  # when torchrun had
     left_at: float | None = None  # when the last rank had ended
+    dismissed: bool = False  # whether torchrun was ended because its ranks had
     hung: bool = False
     beats: dict[str, dict[str, Any]] = field(default_factory=dict)
     pids: dict[int, int] = field(default_factory=dict)  # of the ranks here whose signal handlers stand
@@ -91,12 +93,13 @@ class Watch:
                 self.pids[rank] = pid
 
     def _deliver(self) -> None:
-        """USR2 to each rank that has not had the latest request. A rank that is not ready gets it when it is."""
+        """The latest signal to each rank that has not had it. A rank that is not ready gets it when it is."""
+        name = self.requests.signals[-1] if self.requests.signals else "SIGUSR2"
         for rank, pid in self.pids.items():
             if self.delivered.get(rank, 0) < self.requests.stops:
                 self.delivered[rank] = self.requests.stops
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGUSR2)
+                    os.kill(pid, signal.Signals[name])
 
     def _end_after_crash(self, read_files: bool) -> None:
         """Ranks that wait for a dead one do not always notice; torchrun itself would give them 30 seconds."""
@@ -107,11 +110,16 @@ class Watch:
             kill_descendants(self.torchrun.pid)  # torchrun is left, to say which rank failed first
 
     def _end_when_left_alone(self) -> None:
-        """A torchrun whose ranks are gone waits for the torchrun of another node, for minutes if that was killed."""
+        """A torchrun whose ranks are gone waits for the torchrun of another node, for minutes if that was killed.
+
+        Where the run was asked to stop there is nothing to wait for: Slurm's patience may be at its end.
+        """
         if self.left_at is None and len(self.pids) == self.processes:
             gone = not any(alive(pid, None) for pid in self.pids.values())
             self.left_at = time.monotonic() if gone else None
-        if self.left_at is not None and time.monotonic() - self.left_at > CRASH_GRACE:
+        patience = LEAVE_GRACE if self.requests.stops else CRASH_GRACE
+        if self.left_at is not None and time.monotonic() - self.left_at > patience:
+            self.dismissed = True
             self.torchrun.kill()
 
     def _somebody_crashed(self, read_files: bool) -> bool:

@@ -14,9 +14,8 @@ import pytest
 
 from tests.launch.helpers import REAL, ROOT, STANDIN, Done, call, events, steps, wait_for, write_config
 from tests.slurm.cluster import Cluster
-from tests.slurm.install import obstacle
 
-pytestmark = pytest.mark.skipif(bool(obstacle()), reason=obstacle())
+pytestmark = pytest.mark.slurm
 LATER = "launch.sbatch.begin=now+1hour"  # so that nothing is started
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from launch.attempts import Ending, begin_attempt, this_process, write_json
 from launch.history import close_unfinished, history
+from launch.jobs import NoSlurmError, requeue, show_job
 from launch.rendezvous import Rendezvous, choose_port, port_was_taken
 from tests.launch.fake_slurm import SBATCH, install
 from tests.launch.helpers import ROOT, call, events, living, processes_of, steps, tags, wait_for, write_config
@@ -164,6 +165,52 @@ def test_a_refused_requeue_becomes_a_new_job(tmp_path: Path) -> None:
     assert again == (tmp_path / "first.sh").read_text()
     variables = (job.bin / "submitted.env").read_text()
     assert "SLURM_PROCID" not in variables and "TMRC_ATTEMPT" not in variables
+
+
+def test_what_people_write_into_a_job_record_is_no_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = install(tmp_path / "bin", scontrol=SCONTROL)
+    monkeypatch.setenv("PATH", fakes["PATH"])
+    told = f"{RUNNING} Command=/x Restarts=9 WorkDir=/y Restarts=7 Comment=caf\xe9 JobState=CANCELLED".encode("latin1")
+    (tmp_path / "bin/job").write_bytes(told)
+    facts = show_job("4242")
+    assert facts is not None and (facts.state, facts.restarts, facts.preempted) == ("RUNNING", 0, False)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert requeue("4242", 0, lambda: True) == "scontrol is not on PATH"
+    with pytest.raises(NoSlurmError):
+        show_job("4242")
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-22T16:07:45 DUE TO PREEMPTION ***", "preempted"),
+        ("*** JOB 5 ON n1 CANCELLED AT 2026-11-22T16:07:45 DUE TO TIME LIMIT ***\n", "time_limit"),
+        ("*** JOB 5 ON n1 CANCELLED AT 2026-11-22T16:07:45 DUE TO JOB REQUEUE ***", "requeued"),
+        ("*** JOB 5 ON n1 CANCELLED AT 2026-11-22T16:07:45 ***", "cancelled"),
+        ("*** STEP 5.0 ON n1 CANCELLED AT 2026-11-22T16:07:45 ***", ""),
+        ("all is well", ""),
+    ],
+)
+def test_what_slurm_writes_into_the_log_tells_the_cause(tmp_path: Path, log: str, kind: str) -> None:
+    run = RunDir(tmp_path)
+    file = tmp_path / "log"
+    file.write_text("of an earlier attempt DUE TO PREEMPTION ***\n")
+    offset = file.stat().st_size
+    begin_attempt(run, this_process("7", executor="slurm", nodes=("n1",), logs=(str(file),), log_offset=offset))
+    with file.open("a") as more:
+        more.write(log)
+    close_unfinished(run, "7")
+    assert history(run)[0].ending.kind == (kind or "lost")
+    assert (history(run)[0].ending.status == "cancelled") == (kind == "cancelled")
+
+
+def test_a_python_that_cannot_be_started_is_an_error_of_the_user(tmp_path: Path) -> None:
+    job = FakeJob(tmp_path)
+    text = "slurmstepd: error: execve(): apptainer: No such file or directory"
+    (job.bin / "srun").write_text(f"#!/bin/bash\necho '{text}' >&2\nexit 2\n")
+    assert job.until_end() == 2
+    assert "launch.python" in job.last_line and "apptainer: No such file" in job.last_line
+    assert job.calls == []
 
 
 def test_a_cancelled_run_does_not_begin(tmp_path: Path) -> None:

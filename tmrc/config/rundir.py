@@ -88,7 +88,7 @@ def append_event(run: RunDir, event: str, **fields: Any) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a .jsonl file, oldest first; a last line cut off by a kill is left out. No file: none."""
-    if not path.exists():
+    if not path.is_file():
         return []
     rows = []
     for line in path.read_bytes().split(b"\n")[:-1]:
