@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class Facts:
     events: tuple[Row, ...]  # the last ones
     last: Attempt | None  # the newest attempt
     row: Row  # the newest row of metrics.jsonl with a loss
-    earlier: Row  # one some time before it
+    earlier: Row  # the oldest of those read that the same attempt has logged; empty if it has logged none
     val_loss: float | None
     checkpoint: tuple[int, float] | None  # step and time of the newest
     cancel: Row  # cancel.json: who has asked for the run to be cancelled, and when; empty when nobody has
@@ -76,11 +77,13 @@ class Facts:
 def read_facts(run: RunDir) -> Facts:
     """Look at all files once. Never raises for what is in them."""
     numbers = attempt_numbers(run)
-    row, earlier, val_loss = read_metrics(run.metrics)
+    events = _latest_events(run)
+    begun = next((row for row in reversed(events) if row["event"] in ("started", "resumed")), {})
+    row, earlier, val_loss = read_metrics(run.metrics, integer(begun, "step") or 0)
     return Facts(
         run,
         _modified(run.run_json) or _modified(run.path) or 0.0,
-        _latest_events(run),
+        events,
         read_attempt(run, numbers[-1]) if numbers else None,
         row,
         earlier,
@@ -91,8 +94,8 @@ def read_facts(run: RunDir) -> Facts:
 
 
 def attempt_numbers(run: RunDir) -> list[int]:
-    """Numbers of the attempts that have begun, in order."""
-    return sorted(int(name) for name in _names(run.path / "attempts") if re.fullmatch(r"[0-9]{1,9}", name))
+    """Numbers of the attempts that have begun, in order; 0 holds what was before the first."""
+    return sorted(int(name) for name in _names(run.path / "attempts") if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
 
 def read_attempt(run: RunDir, number: int) -> Attempt:
@@ -137,13 +140,20 @@ def _latest_events(run: RunDir) -> tuple[Row, ...]:
     return rows
 
 
-def read_metrics(path: Path) -> tuple[Row, Row, float | None]:
-    """The newest row with a loss, one some rows before it, and the newest validation loss."""
+def read_metrics(path: Path, begun: int) -> tuple[Row, Row, float | None]:
+    """The newest row with a loss, the oldest at hand of a step after `begun`, and the newest validation loss."""
     lines = _last_lines(path, METRICS)
-    losses = (row for line in reversed(lines) if "loss" in (row := _row(line)) and integer(row, "step") is not None)
-    newest = next(losses, {})
-    first = (row for line in lines if "loss" in (row := _row(line)) and integer(row, "step") is not None)
-    return newest, next(first, {}), _last_validation(path, lines)
+    newest = next(_losses(reversed(lines), 0), {})
+    return newest, next(_losses(lines, begun + 1), {}), _last_validation(path, lines)
+
+
+def _losses(lines: Iterable[bytes], first: int) -> Iterator[Row]:
+    """Rows with a loss, of step `first` and later ones."""
+    for line in lines:
+        row = _row(line)
+        step = integer(row, "step")
+        if "loss" in row and step is not None and step >= first:
+            yield row
 
 
 def newest_checkpoint(run: RunDir) -> tuple[int, float] | None:

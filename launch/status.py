@@ -97,7 +97,7 @@ def judge(facts: Facts, slurm: Slurm) -> RunStatus:
     waiting = row if found.state == "pending" else None
     active = found.state in ACTIVE
     kind, cause = _why(facts, found)
-    step, total = _step(facts, active), _total(facts)
+    step, total, rate = _step(facts, active), _total(facts), _rate(facts)
     return RunStatus(
         run_id=facts.run.path.name,
         run_dir=str(facts.run.path),
@@ -107,8 +107,8 @@ def judge(facts: Facts, slurm: Slurm) -> RunStatus:
         total_steps=total,
         loss=_finite(number_of(facts.row, "loss")),
         val_loss=_finite(facts.val_loss),
-        tokens_per_s=_finite(number_of(facts.row, "tokens_per_s")),
-        eta=_eta(facts, step, total) if found.state == "running" else None,
+        tokens_per_s=rate,
+        eta=_eta(facts, step, total, rate) if found.state == "running" else None,
         attempts=last.number if last else 0,
         checkpoint_step=facts.checkpoint[0] if facts.checkpoint else None,
         checkpoint_time=facts.checkpoint[1] if facts.checkpoint else None,
@@ -150,17 +150,21 @@ def _total(facts: Facts) -> int | None:
     return integer(row, "total_steps") if row else None
 
 
-def _eta(facts: Facts, step: int | None, total: int | None) -> float | None:
-    """Seconds left at the rate of the last rows, validation and saving included; else at that of the last row."""
-    if step is None or total is None or total < step:
-        return None
-    begun = integer((facts.of_attempt("started", "resumed") or [{}])[-1], "step") or 0
-    first, logged = integer(facts.earlier, "step") or 0, integer(facts.row, "step") or 0
+def _rate(facts: Facts) -> float | None:
+    """Tokens a second over one attempt's rows at hand, validation and saving included; what its only row says."""
+    tokens = (number_of(facts.row, "tokens") or 0.0) - (number_of(facts.earlier, "tokens") or 0.0)
     seconds = (number_of(facts.row, "time") or 0.0) - (number_of(facts.earlier, "time") or 0.0)
-    if logged > first > begun and seconds > 0:
-        return _finite((total - step) * seconds / (logged - first))
-    tokens, rate = number_of(facts.row, "tokens"), number_of(facts.row, "tokens_per_s")
-    return _finite((total - step) * tokens / logged / rate) if tokens and rate and logged else None
+    if facts.earlier and tokens > 0 and seconds > 0:
+        return _finite(tokens / seconds)
+    return _finite(number_of(facts.earlier and facts.row, "tokens_per_s"))
+
+
+def _eta(facts: Facts, step: int | None, total: int | None, rate: float | None) -> float | None:
+    """Seconds left at `rate`."""
+    logged, tokens = integer(facts.row, "step"), number_of(facts.row, "tokens")
+    if step is None or total is None or total < step or not (logged and tokens and rate and rate > 0):
+        return None
+    return _finite((total - step) * tokens / logged / rate)
 
 
 def _where(last: Attempt | None, row: QueueRow | None, state: str) -> str | None:

@@ -152,9 +152,25 @@ def test_what_is_known_of_a_run_that_trains(slurm: FakeSlurm, run: HandMade) -> 
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 50, "val_loss": 2.5}\n{"step": 51, "loss": 1')  # a row that is still being written
     one = look(run)
-    assert (one.step, one.total_steps, one.loss, one.val_loss, one.tokens_per_s) == (50, 200, 0.2, 2.5, 12345.6)
+    assert (one.step, one.total_steps, one.loss, one.val_loss, one.tokens_per_s) == (50, 200, 0.2, 2.5, 12345)
     assert one.eta == pytest.approx(150)  # a second a step, by the rows' times
     assert (one.attempts, one.checkpoint_step, one.where, one.time_left) == (1, 40, "node[1-2]", 3600)
+
+
+def test_speed_and_time_left_are_those_of_this_attempts_rows(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(RUNNING)
+    run.submitted("7").began().trains(1, 0, 20, 200).saved(20)
+    run.clock += 5000  # in the queue
+    run.began(2).trains(2, 20, 0, 200)
+    one = look(run)
+    assert one.tokens_per_s is None and one.eta is None
+    run.began(3).trains(3, 20, 1, 200)
+    one = look(run)  # one row: its own word, for both
+    assert one.tokens_per_s == 24690 and one.eta == pytest.approx(179 / 2)
+    run.clock += 5000
+    run.began(4).trains(4, 21, 9, 200)
+    one = look(run)
+    assert one.tokens_per_s == 12345 and one.eta == pytest.approx(170)
 
 
 def test_a_validation_long_ago_is_found(slurm: FakeSlurm, run: HandMade) -> None:

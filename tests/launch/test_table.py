@@ -144,6 +144,16 @@ def test_attempt_directories_of_a_wrong_name_are_passed_over(tmp_path: Path) -> 
     assert one.attempts == 1
 
 
+def test_what_a_resume_keeps_of_the_time_before_is_no_attempt(tmp_path: Path) -> None:
+    run = HandMade(tmp_path).submitted("7").event("cancelled", attempt=0)
+    (run.path / "attempts/0").mkdir(parents=True)
+    (run.path / "attempts/0/config.yaml").write_text("{}\n")
+    run.submitted("8", attempt=1)
+    (one,), _ = statuses([RunDir(run.path)])
+    assert one.attempts == 0 and as_object(one, RunDir(run.path))["history"] == []
+    assert not [line for line in page(one, RunDir(run.path), None, colour=False) if line.startswith("attempts")]
+
+
 def test_many_attempts_are_listed_from_the_last(tmp_path: Path) -> None:
     run = HandMade(tmp_path)
     for number in range(1, 31):
