@@ -57,10 +57,11 @@ def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Can
         raise UserError(f"{run.path}: its job is not known, so it cannot be cancelled")
     if problem:
         raise UserError(f"{run.path}: job {one.job_id} cannot be cancelled from here: {problem}")
-    note = _leave_note(run)
+    # A suspended job cannot save, and one that waits has nothing to save.
+    at_once = at_once or one.state in ("pending", "suspended")
+    note = _leave_note(run, at_once)
     try:
-        # A suspended job cannot save, and one that waits has nothing to save.
-        if at_once or one.state in ("pending", "suspended"):
+        if at_once:
             return _end_job(run, one, one.job_id)
         _ask_job(one.job_id)
     except UserError:
@@ -69,11 +70,11 @@ def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Can
     return _done(one, "asked", f"job {one.job_id} was asked to save and stop; it will not be requeued")
 
 
-def _leave_note(run: RunDir) -> Path:
+def _leave_note(run: RunDir, at_once: bool) -> Path:
     """cancel.json, on which no supervisor starts or requeues the run until it is resumed."""
     note = run.path / "cancel.json"
     try:
-        write_json(note, {"time": time.time(), "user": _user(), "host": socket.gethostname()})
+        write_json(note, {"time": time.time(), "user": _user(), "host": socket.gethostname(), "at_once": at_once})
     except OSError as error:
         raise UserError(f"{note}: cannot be written: {error.strerror or error}") from None
     return note
@@ -125,7 +126,7 @@ def _cancel_here(run: RunDir, one: RunStatus, at_once: bool) -> Cancelled:
     asked = number_of(read_object(run.path / "cancel.json"), "time")
     if not at_once and asked is not None and asked > (last.began or 0.0):  # asked three times, it would not save
         return _done(one, "asked", "was asked to save and stop before; --now ends it at once")
-    _leave_note(run)
+    _leave_note(run, at_once)
     told = 0
     try:
         for told in range(3 if at_once else 1):

@@ -48,7 +48,7 @@ def standing(facts: Facts, slurm: Slurm) -> Standing:
         return _on_this_host(facts)
     by_files = "pending" if now == "waiting" else training_state(facts)
     if slurm.problem:
-        return Standing(by_files, sure=False)
+        return Standing("cancelled" if facts.cancel.get("at_once") is True else by_files, sure=False)
     job = current_job(facts) or "-"
     row = slurm.rows.get(job)
     if row is None or not row.active:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from launch.facts import Attempt, Facts, integer, number_of, read_facts, word
+from launch.facts import Attempt, Facts, Row, integer, number_of, read_facts, word
 from launch.queue import QueueRow, QueueUnknown, accounting, queue
 from launch.standing import ACTIVE, ENDED, Slurm, Standing, current_job, executor, phase, standing
 from launch.words import why_waiting
@@ -140,14 +140,31 @@ def _step(facts: Facts, active: bool) -> int | None:
     """The last step that is known to be done."""
     rows = facts.of_attempt("started", "resumed", "signal", "checkpoint", *ENDED)
     known = [integer(facts.row, "step"), *(integer(row, "step") for row in rows)]
+    known += [facts.checkpoint[0]] if facts.checkpoint else []
     if not active and facts.last is not None:
         known.append(facts.last.step)
     return max((step for step in known if step is not None), default=None)
 
 
 def _total(facts: Facts) -> int | None:
-    row = facts.newest("started", "resumed")
-    return integer(row, "total_steps") if row else None
+    """Steps of the whole run, as the last attempt had it or as it was changed since."""
+    total = None
+    for row in facts.events:
+        if row["event"] in ("started", "resumed"):
+            total = integer(row, "total_steps")
+        elif row["event"] == "changed" and isinstance(changes := row.get("changes"), dict):
+            total = _changed_total(total, changes)
+    return total
+
+
+def _changed_total(total: int | None, changes: Row) -> int | None:
+    """Training ends with its steps or its epochs, whichever come first. None: it has to say itself how many that is."""
+    if "training.epochs" in changes:
+        return None
+    match changes.get("training.train_steps"):
+        case [int(before), int(after)]:
+            return min(total, after) if total is not None and total < before else after
+    return total
 
 
 def _rate(facts: Facts) -> float | None:

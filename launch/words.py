@@ -6,6 +6,7 @@ import time
 
 from launch.queue import AccountRow, QueueRow
 
+NEAR = 600.0  # seconds ahead within which times are told to the second
 _WAITS = {
     "Priority": "behind jobs of higher priority",
     "Resources": "next in line, until nodes are free",
@@ -21,13 +22,15 @@ _WAITS = {
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
     "BadConstraints": "no node has what it asks for",
-    "ReqNodeNotAvail": "the nodes it needs are down, drained or reserved",
+    "ReqNodeNotAvail": "the nodes it needs are down, drained or reserved, for maintenance or for jobs in partitions of "
+    "higher priority",
     "Reservation": "for its reservation to begin",
     "Licenses": "for a licence",
     "InvalidAccount": "its account is not valid",
     "InvalidQOS": "its QOS is not valid",
     "NodeDown": "a node that it needs is down",
-    "Nodes required for job are DOWN": "the nodes it needs are down, drained or reserved",
+    "Nodes required for job are DOWN": "the nodes it needs are in use by or reserved for jobs in partitions of higher "
+    "priority, or down or drained",
     "Prolog": "for the nodes to be prepared",
     "Cleaning": "for the nodes to be cleaned up after its last attempt",
     "launch failed requeued held": "held, since it could not be started; scontrol release lets it go",
@@ -46,8 +49,10 @@ _ENDS = {
 def why_waiting(row: QueueRow) -> str:
     """Why a job is still in the queue, and when Slurm expects it to start."""
     if row.reason == "BeginTime" and row.start:
-        return f"not before {clock(row.start)}"
-    expected = f"starts about {clock(row.start)}; " if row.start and row.start > time.time() else ""
+        if row.start <= time.time():
+            return "its begin time has come; Slurm looks at it again soon"
+        return f"not before {_ahead(row.start)}"
+    expected = f"starts about {_ahead(row.start)}; " if row.start and row.start > time.time() else ""
     return expected + (_waits_for(row.reason) if row.reason else "not looked at yet")
 
 
@@ -76,12 +81,18 @@ def how_ended(job_id: str, row: QueueRow | None, account: AccountRow | None) -> 
     return f"job {job_id} {_ENDS.get(state, 'has ended')} ({state})"
 
 
-def clock(moment: float) -> str:
+def _ahead(moment: float) -> str:
+    """A time to come, so exact that it does not look past."""
+    return clock(moment, ":%S" if moment - time.time() < NEAR else "")
+
+
+def clock(moment: float, seconds: str = "") -> str:
     """A unix time in local time: the hour today, else with the day; with the year when it is far away."""
     try:
         when, now = time.localtime(moment), time.localtime()
     except (ValueError, OverflowError, OSError):
         return "-"
     if when[:3] == now[:3]:
-        return time.strftime("%H:%M", when)
-    return time.strftime("%b %d %H:%M" if abs(moment - time.time()) < 180 * 86400 else "%Y-%m-%d %H:%M", when)
+        return time.strftime(f"%H:%M{seconds}", when)
+    day = "%b %d" if abs(moment - time.time()) < 180 * 86400 else "%Y-%m-%d"
+    return time.strftime(f"{day} %H:%M{seconds}", when)

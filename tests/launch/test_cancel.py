@@ -45,7 +45,7 @@ def test_a_run_that_trains_is_asked_to_save_and_stop(slurm: FakeSlurm, run: Hand
     assert (done.json["action"], done.json["job_id"], done.json["state"]) == ("asked", "7", "running")
     assert scancels(slurm) == ["scancel --signal=TERM 7"]
     note = json.loads((run.path / "cancel.json").read_text())
-    assert set(note) == {"time", "user", "host"}
+    assert set(note) == {"time", "user", "host", "at_once"} and note["at_once"] is False
     assert [row["event"] for row in events(run.path)] == ["submitted", "started"]  # the rest is the supervisor's
 
 

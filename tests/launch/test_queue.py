@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -119,7 +120,11 @@ def test_where_nobody_keeps_accounts_nothing_is_said(slurm: FakeSlurm, capfd: py
         ("Resources", "next in line"),
         ("QOSMaxGRESPerUser", "a limit of its QOS is reached (QOSMaxGRESPerUser)"),
         ("AssocGrpGRES", "a limit of its account or user is reached (AssocGrpGRES)"),
-        ("ReqNodeNotAvail,_UnavailableNodes:n[1-3]", "the nodes it needs are down"),
+        ("ReqNodeNotAvail,_UnavailableNodes:n[1-3]", "drained or reserved, for maintenance or for jobs in"),
+        (
+            "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions",
+            "in use by or reserved for jobs in partitions of higher priority, or down or drained",
+        ),
         ("launch_failed_requeued_held", "scontrol release"),
         ("SomethingNew", "SomethingNew"),
         ("", "not looked at yet"),
@@ -131,8 +136,14 @@ def test_why_a_job_waits_in_plain_words(reason: str, words: str) -> None:
     assert words in soon and soon.startswith("starts about ")
 
 
-def test_begin_time_is_told_as_a_time() -> None:
-    assert why_waiting(QueueRow("PENDING", "BeginTime", start=time.time() + 90)).startswith("not before ")
+def test_a_time_that_is_near_is_told_to_the_second() -> None:
+    def waits(reason: str, seconds: float) -> str:
+        return why_waiting(QueueRow("PENDING", reason, start=time.time() + seconds))
+
+    assert re.fullmatch(r"not before (\w+ \d+ )?\d\d:\d\d:\d\d", waits("BeginTime", 20))
+    assert re.match(r"starts about (\w+ \d+ )?\d\d:\d\d:\d\d; ", waits("Priority", 20))
+    assert re.fullmatch(r"not before (\w+ \d+ )?\d\d:\d\d", waits("BeginTime", 7200))
+    assert waits("BeginTime", -5) == "its begin time has come; Slurm looks at it again soon"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable
@@ -198,6 +199,42 @@ def test_the_queue_is_unknown_but_the_files_speak(slurm: FakeSlurm, run: HandMad
     done = tmrc("status", run.path.parent)
     assert done.code == 0 and "running?" in done.out
     assert "queue unknown: slurm_load_jobs error: Unable to contact slurm controller" in done.out
+
+
+@pytest.mark.parametrize(("at_once", "state"), [(True, "cancelled"), (False, "saving")])
+def test_what_was_cancelled_before_the_controller_went_away(
+    slurm: FakeSlurm, run: HandMade, at_once: bool, state: str
+) -> None:
+    slurm.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    run.submitted("7").began().trains()
+    (run.path / "cancel.json").write_text(json.dumps({"time": NOW, "user": "anna", "at_once": at_once}))
+    one = look(run)
+    assert (one.state, one.sure) == (state, False)
+
+
+def test_the_larger_of_last_row_and_last_checkpoint_is_the_step(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(PENDING)
+    run.submitted("7").began().trains(1, 0, 40).saved(45).ended(1, "stopped", action="requeued")
+    assert look(run).step == 45
+    slurm.queue(RUNNING)
+    run.began(2)
+    assert look(run).step == 45
+
+
+def test_a_changed_total_is_shown_before_the_next_attempt_starts(slurm: FakeSlurm, run: HandMade) -> None:
+    slurm.queue(PENDING)
+    run.submitted("6").began(1, "6").trains(1, 0, 10, 100).ended(1, "cancelled").submitted("7", attempt=2)
+    assert look(run).total_steps == 100
+    run.event("changed", attempt=2, changes={"launch.time": ["1", "2"], "training.train_steps": [100, 300]})
+    assert look(run).total_steps == 300
+    run.event("changed", attempt=2, changes={"launch.time": ["2", "3"]})
+    assert look(run).total_steps == 300
+    run.event("changed", attempt=2, changes={"training.epochs": [1, 2]})
+    assert look(run).total_steps is None  # how many steps that makes, training has to say
+    run.began(2).trains(2, 10, 1, 500).event("changed", attempt=3, changes={"training.train_steps": [600, 700]})
+    assert look(run).total_steps == 500  # the epochs end it
+    run.event("changed", attempt=3, changes={"training.train_steps": [700, 400]})
+    assert look(run).total_steps == 400
 
 
 def test_without_slurm(tmp_path: Path, run: HandMade, monkeypatch: pytest.MonkeyPatch) -> None:
