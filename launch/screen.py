@@ -16,7 +16,9 @@ from types import FrameType
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen without a cursor, and back
 HOME, REST_OF_LINE, REST = "\x1b[H", "\x1b[K", "\x1b[J"
 
-Look = Callable[[], object]  # looks again; what it returns is another value when something has changed
+PIPE_EVERY = 60.0  # seconds at least between two blocks in a pipe for what is no change of a state
+
+Look = Callable[[], tuple[object, object]]  # looks again; returns the states, and all but what time alone changes
 Lines = Callable[[int | None, bool], list[str]]  # lines for a width (None: as wide as it gets), with colours or without
 
 
@@ -61,13 +63,16 @@ def _watch_on_screen(look: Look, lines: Lines, interval: float) -> None:
 
 
 def _watch_in_pipe(look: Look, lines: Lines, interval: float) -> None:
-    before: object = None
+    """States are told when they change, steps and losses now and then."""
+    before: tuple[object, object] | None = None
+    printed = 0.0
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             now = look()
-            if now != before:
+            late = time.monotonic() - printed >= PIPE_EVERY
+            if before is None or now[0] != before[0] or (late and now[1] != before[1]):
                 print("\n".join([*([] if before is None else [""]), *lines(None, False)]), flush=True)
-                before = now
+                before, printed = now, time.monotonic()
             time.sleep(interval)
 
 

@@ -63,14 +63,15 @@ class _View:
     found: list[RunStatus] = field(default_factory=list)
     problem: str = ""
 
-    def look(self) -> object:
-        """Look at everything again; returns what tells whether something has changed but the time."""
+    def look(self) -> tuple[object, object]:
+        """Look at everything again; returns the states, and everything but what changes with time alone."""
         from launch.find import runs_in
         from launch.status import statuses
 
         runs = runs_in(self.folder) if self.run is None else [self.run]
         self.found, self.problem = statuses(runs, self.asker)
-        return self.problem, [replace(one, time_left=None) for one in self.found]
+        states = [(one.run_id, one.state, one.sure, one.attempts, one.kind) for one in self.found]
+        return (self.problem, states), [replace(one, time_left=None) for one in self.found]
 
     def lines(self, width: int | None, colour: bool) -> list[str]:
         """How it stood at the last look, as lines for a terminal of `width` columns."""

@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from launch import screen
 from tests.launch.fake_queue import FakeSlurm, HandMade
 from tests.launch.helpers import Started, tags, wait_for, write_config
 from tests.launch.test_status import PENDING, ROOT, RUNNING, look, run, slurm, tmrc
@@ -105,7 +107,7 @@ def test_nothing_heavy_is_imported(run: HandMade) -> None:
         assert not heavy & set(done.stderr.split()), command
 
 
-def test_watch_in_a_pipe_prints_when_something_changes_until_interrupted(slurm: FakeSlurm, run: HandMade) -> None:
+def test_watch_in_a_pipe_prints_when_a_state_changes_until_interrupted(slurm: FakeSlurm, run: HandMade) -> None:
     slurm.queue(RUNNING)
     run.submitted("7").began().trains(1, 0, 10).saved(5)
     command = [sys.executable, "-m", "launch.cli.main", "status", str(run.path.parent), "--watch", "--interval", "0.1"]
@@ -114,10 +116,28 @@ def test_watch_in_a_pipe_prints_when_something_changes_until_interrupted(slurm: 
     assert [process.stdout.readline() for _ in range(2)][1].split()[1:3] == ["running", "10/100"]
     time.sleep(1.2)  # the checkpoint gets older, which is no change
     run.trains(1, 10, 1)
+    time.sleep(0.5)  # nor does a step alone make it print
+    run.trains(1, 11, 1).ended()
     assert process.stdout.readline() == "\n"
-    assert [process.stdout.readline() for _ in range(2)][1].split()[1:3] == ["running", "11/100"]
+    assert [process.stdout.readline() for _ in range(2)][1].split()[1:3] == ["finished", "12/100"]
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0 and process.stdout.read() == ""
+
+
+def test_watch_in_a_pipe_tells_of_steps_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [1000.0]
+
+    def look() -> tuple[object, object]:
+        clock[0] += 2
+        if clock[0] > 1150:
+            raise KeyboardInterrupt
+        return "running", clock[0]
+
+    monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
+    screen.watch(look, lambda width, colour: [f"at {clock[0]:.0f}"], 2)
+    assert capsys.readouterr().out.split("\n") == ["at 1002", "", "at 1062", "", "at 1122", ""]
 
 
 def test_a_real_run_on_this_machine(tmp_path: Path) -> None:
