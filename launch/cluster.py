@@ -95,7 +95,7 @@ def check_fits(launch: LaunchConfig, resources: Resources, partitions: Sequence[
 def _refusal(partition: Partition, launch: LaunchConfig, resources: Resources, save: float) -> str | None:
     limit, asked = partition.limit, time_limit(launch)
     if asked is not None and limit is not None and asked > limit:
-        return f"launch.time: got {launch.time!r}, valid: at most {clock(limit)} in partition {partition.name}"
+        return f"{_time_given(launch)}, valid: at most {clock(limit)} in partition {partition.name}"
     if asked is None and (given := partition.default_time or limit) is not None:
         least = least_time(resources, save)
         if given <= least:
@@ -150,14 +150,21 @@ def check_times(launch: LaunchConfig, resources: Resources, save: float) -> None
     asked, least = time_limit(launch), least_time(resources, save)
     if asked is not None and asked <= least:
         raise ConfigError(
-            f"launch.time: got {launch.time!r}, valid: more than {clock(least)}, the {resources.warning} seconds of "
-            f"launch.warning and what a checkpoint may take"
+            f"{_time_given(launch)}, valid: more than {clock(least)}, the {resources.warning} seconds of "
+            "launch.warning and what a checkpoint may take"
         )
 
 
 def time_limit(launch: LaunchConfig) -> int | None:
     """The seconds that the job asks for; None when it takes the partition's default."""
     return duration(launch.time or os.environ.get("SBATCH_TIMELIMIT", ""))
+
+
+def _time_given(launch: LaunchConfig) -> str:
+    """Where the time limit comes from, and what it is there."""
+    if launch.time is not None:
+        return f"launch.time: got {launch.time!r}"
+    return f"SBATCH_TIMELIMIT: got {shown(os.environ['SBATCH_TIMELIMIT'])}"
 
 
 def least_time(resources: Resources, save: float) -> int:

@@ -89,8 +89,9 @@ def rank_note(run: RunDir, resources: Resources, nodes: int) -> Iterator[str]:
     after = nodes * resources.processes
     if before and before != after:
         yield (
-            f"the last attempt had {before} training processes and the next has {after}: sums are rounded in another "
-            "order, so losses may differ in their last digits from those of a run that kept the number"
+            f"the last attempt had {before} training process{'es' * (before != 1)} and the next has {after}: sums "
+            "are rounded in another order, so losses may differ in their last digits from those of a run that kept the "
+            "number"
         )
 
 

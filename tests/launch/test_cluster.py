@@ -76,6 +76,16 @@ def test_the_users_own_default_partition_is_the_one_that_is_checked(
     assert "SBATCH_PARTITION: got 'gone'" in submit(tmp_path).err
 
 
+def test_a_time_limit_from_the_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "brief")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "60")
+    words = "SBATCH_TIMELIMIT: got '60', valid: at most 00:02:00 in partition brief"
+    assert submit(tmp_path, "--dry-run").err == f"error: {words}\n"
+    assert "launch.time: got '30', valid: at most" in submit(tmp_path, "--dry-run", "-t", "30").err
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "2")
+    assert "SBATCH_TIMELIMIT: got '2', valid: more than 00:02:31" in submit(tmp_path, "--dry-run").err
+
+
 def test_a_large_checkpoint_wants_more_warning() -> None:
     launch = LaunchConfig(time="15")
     check_times(launch, Resources(4, 4, warning=414), save=413.1)

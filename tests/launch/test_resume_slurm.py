@@ -116,6 +116,10 @@ def test_another_number_of_processes_is_spoken_of(tmp_path: Path) -> None:
     done = call("--resume", run.path, "--dry-run", env=env)
     assert done.code == 0 and "the last attempt had 4 training processes and the next has 1" in done.err
     assert call("--resume", run.path, "--dry-run", "-N", "4", env=env).err == ""
+    for rank in range(1, 4):
+        (run.attempt(number) / f"rank_{rank}.pid").unlink()
+    done = call("--resume", run.path, "--dry-run", "-N", "4", env=env)
+    assert "the last attempt had 1 training process and the next has 4: " in done.err
 
 
 def test_a_run_of_slurm_goes_on_here_and_back(tmp_path: Path) -> None:
