@@ -48,7 +48,7 @@ def test_a_dry_run_estimates_the_start_and_leaves_nothing(cluster: Cluster, tmp_
         ("-G 3", "launch.gpus_per_node: got 3, valid: at most 2, what a node of partition gpu has"),
         ("-N 3", "launch.nodes: got 3, valid: at most 2, the nodes of partition gpu"),
         ("-c 9", "launch.cpus_per_task: got 9, valid: at most 8, what a node of partition gpu has"),
-        ("--mem 900G", "launch.mem: got '900G', valid: at most 64000M, what a node of partition gpu has"),
+        ("--mem 900G", "launch.mem: got '900G', valid: at most 65536M, what a node of partition gpu has"),
         ("-A nope", "sbatch: .*Invalid account or account/partition combination specified"),
         ("-q nope", "sbatch: .*Invalid qos specification"),
         ("-C nope", "sbatch: .*Invalid feature specification"),

@@ -1,6 +1,6 @@
 """A private Slurm on this machine: one slurmctld and some slurmd on loopback, each node with its own host name.
 
-    python -m tests.slurm.cluster up [--dir D] [options]      then use the `export SLURM_CONF=...` line it prints
+    python -m tests.slurm.cluster up [--dir D] [options]      then use the line `export SLURM_CONF=...` that it prints
     python -m tests.slurm.cluster down | status | node-off NAME | node-on NAME [--dir D]
 
 Everything is in one directory. The machine's own Slurm, /etc/hosts and services are not touched. Needs root.
@@ -31,7 +31,7 @@ from tests.slurm.controller import quick_controller
 from tests.slurm.processes import kill_daemon, kill_node, processes_of
 from tests.slurm.settings import CGROUPS, Layout, Options, marker, write_files
 
-DEFAULT = Path(tempfile.gettempdir()) / "tmrc-slurm"
+DEFAULT = Path(tempfile.gettempdir()) / f"tmrc-slurm-{os.getuid()}"
 
 
 class Cluster:
@@ -202,7 +202,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _remove_cgroups(node: str, patience: float = 10.0) -> None:
-    """The cgroups that slurmd made. Raises OSError when they do not empty: the dead count until they are reaped."""
+    """The cgroups that slurmd made. One that does not empty in time stays: the dead count until they are reaped."""
     deadline = time.monotonic() + patience
     for pattern in (f"*/slurm_{node}", f"**/{node}_slurmstepd.scope", f"**/{node}_slurmd.scope"):
         for top in CGROUPS.glob(pattern):
@@ -216,8 +216,28 @@ def _remove_cgroup(folder: Path, deadline: float) -> None:
             folder.rmdir()
         except OSError:
             if time.monotonic() > deadline:
-                raise
+                print(f"left behind: {folder}", file=sys.stderr)
+                return
             time.sleep(0.05)
+
+
+def _answers(folder: Path) -> bool:
+    """Whether a cluster is up in `folder`."""
+    return (folder / "cluster.json").exists() and "UP" in Cluster.load(folder).call("scontrol", "ping", check=False)
+
+
+def _welcome(cluster: Cluster) -> str:
+    """How to use it."""
+    options = cluster.options
+    return f"""# {options.nodes} nodes, each with {options.cpus} cores, {options.memory} MB and {options.gpus} pretended GPUs. Partitions:
+#   gpu        the default one                       brief    five minutes at most
+#   preempt    requeued by a job in priority         nograce  the same, without a grace time
+#   cancel     cancelled by a job in priority        cancelnow  the same, without a grace time
+#   priority   preempts the four above
+# GPUs are pretended: train with  tmrc-submit -p gpu -G 0 -c 1 CONFIG training.device=cpu
+# A job that is requeued waits six seconds; KillWait is {options.kill_wait} s and the grace time {options.grace} s.
+# In the shell that shall use it:
+export SLURM_CONF={cluster.layout.conf}"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -232,15 +252,18 @@ def main(arguments: list[str] | None = None) -> int:
             parser.add_argument(name, action="store_true")
         else:
             parser.add_argument(name, type=type(field.default), default=field.default)
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
+    if given.action == "up" and _answers(given.dir):
+        print(f"there is a cluster already; `down` ends it and its jobs\n{_welcome(Cluster.load(given.dir))}")
+        return 0
     if given.action == "up":
         chosen = {field.name: getattr(given, field.name) for field in dataclasses.fields(Options)}
         cluster = Cluster(given.dir, **chosen).up()
         atexit.unregister(cluster.down)
-        print(f"export SLURM_CONF={cluster.layout.conf}")
+        print(_welcome(cluster))
         return 0
     if not (given.dir / "cluster.json").exists():
-        parser.error(f"no cluster in {given.dir}")
+        parser.exit(2, f"no cluster is up in {given.dir}\n")
     if given.action.startswith("node") and not given.node:
         parser.error(f"{given.action}: which node? (see status)")
     cluster = Cluster.load(given.dir)

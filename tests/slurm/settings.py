@@ -23,8 +23,8 @@ class Options:
     nodes: int = 4
     gpus: int = 2
     cpus: int = 8
-    memory: int = 64000
-    kill_wait: int = 3
+    memory: int = 65536
+    kill_wait: int = 15
     grace: int = 8
     cred_expire: int = 5  # Slurm takes no less
     slurmd_timeout: int = 10
