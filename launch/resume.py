@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from launch.attempts import last_attempt, read_owner, refuse_running
+from launch.attempts import last_attempt, newest_step, read_owner, refuse_running
 from launch.facts import read_facts
 from launch.gpus import Resources
 from launch.standing import phase
@@ -49,6 +49,8 @@ def check_resumable(run: RunDir, config: Config) -> None:
 def _check_resumable(run: RunDir, config: Config) -> None:
     if not run.code.is_dir():
         raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
+    if run.events.exists() and not run.events.is_file():
+        raise UserError(f"{run.events}: is not a file")
     refuse_running(run)
     _refuse_queued(run)
     ends = [row for row in read_jsonl(run.events) if row.get("event") in ("finished", "started", "resumed", "failed")]
@@ -60,6 +62,12 @@ def _check_resumable(run: RunDir, config: Config) -> None:
                 f"{run.path}: finished at step {done}; a larger training.train_steps or training.epochs continues it "
                 f"(now they end it at step {total})"
             )
+    newest = newest_step(run)
+    if newest is not None and (total := plan_data(config).total_steps) < newest:
+        raise UserError(
+            f"{run.path}: training.train_steps or training.epochs end it at step {total}, but its newest checkpoint is "
+            f"of step {newest}; valid: {newest} steps or more"
+        )
 
 
 def changed_config(run: RunDir, overrides: Sequence[str]) -> Config:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.attempts import Ending, Owner, begin_attempt, write_json
+from launch.attempts import Ending, Owner, begin_attempt, last_attempt, write_json
 from tests.launch.fake_slurm import REFUSING, SBATCH, SINFO, install, refusing
 from tests.launch.helpers import call, events, steps, tags, write_config
 from tmrc.config.load import load_config
@@ -105,6 +105,18 @@ def test_a_run_whose_waiting_job_was_taken_off_the_queue_says_so_when_it_goes_on
     assert [row["event"] for row in events(run.path)] == ["submitted", "cancelled", "submitted"]
     (said,) = events(run.path, "cancelled")
     assert said["cause"] == "job 4242 was cancelled with scancel" and said["job_id"] == "4242"
+
+
+@pytest.mark.parametrize("how", [[], ["--dry-run"], ["--local"]])
+def test_an_end_that_lies_behind_the_run_is_refused_and_changes_nothing(tmp_path: Path, how: list[str]) -> None:
+    run, env = submitted(tmp_path, "-c", "2")
+    (run.checkpoints / "step_5").mkdir(parents=True)
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    done = call("--resume", run.path, *how, "training.train_steps=4", env=env)
+    assert (done.code, done.out) == (2, "") and len(done.err.splitlines()) == 1
+    assert "end it at step 4, but its newest checkpoint is of step 5" in done.err
+    assert {file: file.read_bytes() for file in before} == before and last_attempt(run) == 0
+    assert call("--resume", run.path, "--dry-run", "training.train_steps=5", env=env).code == 0
 
 
 def test_another_number_of_processes_is_spoken_of(tmp_path: Path) -> None:
