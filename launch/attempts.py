@@ -154,6 +154,8 @@ def hold_lock(run: RunDir, patience: float = 0.0, name: str = "lock") -> int:
                 return descriptor  # a filesystem without locks: the owner file has to do
             if time.monotonic() >= deadline:
                 os.close(descriptor)
+                if name == "submit.lock":
+                    raise UserError(f"{run.path}: another tmrc-submit is at work on this run") from None
                 owner = read_owner(run, last_attempt(run))
                 known = owner if owner and (owner.alive() or not owner.here()) else None
                 raise UserError(f"{run.path}: still running{_by(known)}") from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from launch.environment import clean_environment
 from launch.gpus import Resources
+from launch.plaintext import harmless, one_line
 from launch.times import clock, duration
 from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.schema import LaunchConfig
@@ -55,9 +56,7 @@ def ask_cluster() -> Cluster:
     """One sinfo call. It never raises: where there is no answer there is nothing to check against."""
     command = ["sinfo", "-h", "-a", "-e", "-o", _FORMAT]  # hidden partitions too; alike nodes together
     try:
-        asked = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE, env=clean_environment(os.environ)
-        )
+        asked = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=clean_environment(os.environ))
     except FileNotFoundError:
         return Cluster({}, "no sinfo on PATH")
     except subprocess.TimeoutExpired:
@@ -65,8 +64,8 @@ def ask_cluster() -> Cluster:
     except OSError as error:
         return Cluster({}, f"sinfo cannot be started: {error.strerror or error}")
     if asked.returncode:
-        return Cluster({}, " ".join(asked.stderr.split())[:300] or "sinfo failed without a word")
-    return Cluster(_partitions(asked.stdout))
+        return Cluster({}, one_line(asked.stderr.decode(errors="replace"))[:300] or "sinfo failed without a word")
+    return Cluster(_partitions(harmless(asked.stdout.decode(errors="replace"))))
 
 
 def chosen(launch: LaunchConfig, cluster: Cluster) -> list[Partition]:

@@ -7,10 +7,8 @@ the script that `--dry-run` prints a lie.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 # Of the job around us: what would mislead the job inside it, and queries about it
 FOREIGN = re.compile(
@@ -44,15 +42,3 @@ def user_defaults(environ: Mapping[str, str], script: str) -> dict[str, str]:
     decided = set(re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE))
     names = (name for parameter, name in DEFAULTS.items() if parameter not in decided)
     return {name: environ[name] for name in names if environ.get(name)}
-
-
-@contextmanager
-def cleaned(script: str = "") -> Iterator[None]:
-    """Within, this process's environment is the clean one, for libraries that pass on their own."""
-    before = dict(os.environ)
-    try:
-        for name in before.keys() - clean_environment(before, script).keys():
-            del os.environ[name]
-        yield
-    finally:
-        os.environ.update(before)

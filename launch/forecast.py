@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from launch.cluster import Partition
 from launch.environment import clean_environment
+from launch.plaintext import harmless
 from tmrc.config.errors import UserError
 
 PATIENCE = 5.0  # seconds
@@ -39,16 +40,17 @@ def forecast(script: str, partitions: Sequence[Partition] = ()) -> Forecast:
     try:
         asked = subprocess.run(
             ["sbatch", "--test-only"],
-            input=script, capture_output=True, text=True, timeout=PATIENCE,
+            input=script.encode(), capture_output=True, timeout=PATIENCE,
             env=clean_environment(os.environ, script),
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Forecast(None, f"sbatch does not answer within {PATIENCE:.0f} seconds")
     except OSError as error:
         return Forecast(None, f"sbatch cannot be started: {error.strerror or error}")
-    if match := re.search(r"to start at (\S+) using", asked.stderr):
+    said = asked.stderr.decode(errors="replace")
+    if match := re.search(r"to start at ([\w:./+-]+) using", said):
         return Forecast(match[1])
-    words = sbatch_words(asked.stderr)
+    words = sbatch_words(said)
     if asked.returncode == 0 or _PASSING.search(words):
         return Forecast(None, words)
     if _NO_NODE in words and (out := sum(one.out for one in partitions)):
@@ -57,6 +59,7 @@ def forecast(script: str, partitions: Sequence[Partition] = ()) -> Forecast:
 
 
 def sbatch_words(text: str) -> str:
-    """What sbatch said, as one line without its own prefixes."""
-    lines = [re.sub(r"^(sbatch: )?(error: |allocation failure: )?", "", line).strip() for line in text.splitlines()]
+    """What sbatch said, as one line without its own prefixes, harmless for a terminal."""
+    prefix = re.compile(r"^(sbatch: )?(error: |allocation failure: )?")
+    lines = [prefix.sub("", line).strip() for line in harmless(text).splitlines()]
     return "; ".join(line for line in lines if line)[:500] or "failed without a word"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+import os
+import subprocess
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.core.core import Job
+from submitit.core.utils import FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from launch.environment import cleaned
+from launch.environment import clean_environment
+from launch.forecast import sbatch_words
 from launch.job import TrainJob
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
+
+PATIENCE = 120.0  # seconds for sbatch, which itself gives up when the controller has been silent for some ten
 
 
 class ScriptExecutor(SlurmExecutor):
@@ -30,8 +35,14 @@ class ScriptExecutor(SlurmExecutor):
         """Usable wherever sbatch is, which preflight has seen to."""
         return 2
 
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return self._script
+    def _submit_command(self, command: str) -> Job[Any]:
+        """As Submitit does it, but sbatch is waited for with a time limit and never outlives us."""
+        file = self.folder / f".submission_file_{uuid.uuid4().hex}.sh"
+        file.write_text(self._script, "utf8")
+        said = _sbatch(file, self._script)
+        job: Job[Any] = self.job_class(self.folder, self._get_job_id_from_submission_command(said), [0])
+        job.paths.move_temporary_file(file, "submission_file", keep_as_symlink=True)
+        return job
 
     def _throttle(self) -> None:
         """One call of sbatch is no flood; Submitit would wait 0.2 seconds before it."""
@@ -53,7 +64,7 @@ class ScriptExecutor(SlurmExecutor):
 
 def submit(run: RunDir, job: TrainJob, script: str) -> str:
     """Submit `job` with the batch script `script`; returns Slurm's job id. Raises UserError with sbatch's own words."""
-    return _hand_over(ScriptExecutor(run.submitit, script), [job], script)[0]
+    return _hand_over(ScriptExecutor(run.submitit, script), [job])[0]
 
 
 def submit_array(folder: Path, jobs: Sequence[TrainJob], script: str) -> list[str]:
@@ -61,16 +72,33 @@ def submit_array(folder: Path, jobs: Sequence[TrainJob], script: str) -> list[st
 
     Returns the ids `<array>_<task>`. Raises UserError with sbatch's own words.
     """
-    return _hand_over(ScriptExecutor(folder, script, array=True), jobs, script)
+    return _hand_over(ScriptExecutor(folder, script, array=True), jobs)
 
 
-def _hand_over(executor: ScriptExecutor, jobs: Sequence[TrainJob], script: str) -> list[str]:
+def _hand_over(executor: ScriptExecutor, jobs: Sequence[TrainJob]) -> list[str]:
     try:
-        # Submitit prints sbatch's words as well as raising them
-        with contextlib.redirect_stderr(io.StringIO()), cleaned(script):
-            with executor.batch():
-                submitted = [executor.submit(job) for job in jobs]
-            return [str(job.job_id) for job in submitted]
-    except (FailedJobError, FailedSubmissionError) as error:
-        words = str(error).replace("sbatch: error: ", "") or "failed without a word"
-        raise UserError(f"sbatch: {words} (--local runs on this machine)") from None
+        with executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+        return [str(job.job_id) for job in submitted]
+    except FailedSubmissionError as error:
+        raise UserError(f"sbatch: {sbatch_words(str(error))}") from None
+    except OSError as error:
+        raise UserError(f"{error.filename or executor.folder}: cannot be written: {error.strerror or error}") from None
+
+
+def _sbatch(script_file: Path, script: str) -> str:
+    """What sbatch prints when it takes the job. Raises UserError with its words when it does not."""
+    environment = clean_environment(os.environ, script)
+    try:
+        done = subprocess.run(["sbatch", str(script_file)], capture_output=True, timeout=PATIENCE, env=environment)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"sbatch: no answer within {PATIENCE:.0f} seconds, so it was stopped; look with squeue whether Slurm has "
+            "taken a job after all (--local runs on this machine)"
+        ) from None
+    except OSError as error:
+        raise UserError(f"sbatch: cannot be started: {error.strerror or error}") from None
+    if done.returncode:
+        words = sbatch_words(done.stderr.decode(errors="replace"))
+        raise UserError(f"sbatch: {words} (--local runs on this machine)")
+    return done.stdout.decode(errors="replace")

@@ -7,10 +7,12 @@ import dataclasses
 import json
 import shlex
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import hold_lock, last_attempt
@@ -64,21 +66,40 @@ def submit(request: Request) -> int:
     prepared = _prepare(request)
     if request.dry_run:
         return _show(request, prepared)
-    undo = _take_up(prepared) if request.resume is not None else _create(request, prepared)
-    return _run_here(request, prepared) if request.local else _submit_job(request, prepared, undo)
+    if request.local:
+        _begin(request, prepared)
+        return _run_here(request, prepared)
+    with _interruptible():
+        return _submit_job(request, prepared, _begin(request, prepared))
 
 
-def _create(request: Request, prepared: _Prepared) -> Callable[[], None]:
-    """Make the run directory; returns what removes it, as long as nothing has run in it."""
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, TERM and a closed terminal raise, as Ctrl-C does, so that what was begun is undone."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    for signum, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(signum, leave)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _begin(request: Request, prepared: _Prepared) -> Callable[[], None]:
+    """Make the run directory, or the run that goes on ready; returns what undoes it, as long as nothing has run."""
+    if request.resume is not None:
+        from launch.resume import take_up
+
+        return take_up(prepared.run, prepared.config)
     run = create_run(prepared.config, prepared.run.path.name, request.command)
     hold_lock(run, name="submit.lock")
-    return lambda: shutil.rmtree(run.path)
-
-
-def _take_up(prepared: _Prepared) -> Callable[[], None]:
-    from launch.resume import take_up
-
-    return take_up(prepared.run, prepared.config)
+    return lambda: shutil.rmtree(run.path, ignore_errors=True)
 
 
 def _prepare(request: Request) -> _Prepared:
@@ -174,7 +195,7 @@ def _show(request: Request, prepared: _Prepared) -> int:
 
 
 def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None]) -> int:
-    """Hand the run to Slurm; where that is refused, `undo` what was written for it."""
+    """Hand the run to Slurm; where that is refused or interrupted, `undo` what was written for it."""
     from launch.job import TrainJob
     from launch.slurm import submit as hand_over
 
@@ -184,7 +205,7 @@ def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None])
     job = TrainJob(str(run.path), resources.processes, resources.devices, trainer=request.trainer)
     try:
         job_id = hand_over(run, job, prepared.script)
-    except UserError:
+    except BaseException:
         undo()
         raise
     with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails

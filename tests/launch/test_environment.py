@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import pytest
-
-from launch.environment import clean_environment, cleaned, user_defaults
+from launch.environment import clean_environment, user_defaults
 
 OUTER = {
     "SLURM_JOB_ID": "1", "SLURM_CPU_BIND": "quiet,mask_cpu:0x1", "SLURM_MEM_PER_CPU": "100", "SRUN_CPUS_PER_TASK": "1",
@@ -31,13 +26,3 @@ def test_the_script_wins_over_the_environment() -> None:
     }  # fmt: skip
     assert user_defaults(users, SCRIPT) == {"SBATCH_ACCOUNT": "lab"}
     assert clean_environment({**users, **STAYS}, SCRIPT) == {**STAYS, "SBATCH_ACCOUNT": "lab"}
-
-
-def test_a_process_is_clean_only_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    monkeypatch.setenv("SLURM_CONF", str(tmp_path))
-    before = dict(os.environ)
-    with pytest.raises(OSError, match="inside"), cleaned(SCRIPT):
-        assert "SLURM_JOB_ID" not in os.environ and os.environ["SLURM_CONF"] == str(tmp_path)
-        raise OSError("inside")
-    assert dict(os.environ) == before

@@ -147,7 +147,7 @@ def test_an_array_shares_code_and_takes_its_runs_from_a_file(tmp_path: Path) -> 
 
 def test_a_job_renders_its_successors_script_from_the_run_alone(tmp_path: Path) -> None:
     given = {"partition": "gpu", "gpus_per_node": 0, "sbatch": {"reservation": "lab"}, "mem": "4G", "warning": 300}
-    run, config = make_run(tmp_path, **given)
+    run, config = make_run(tmp_path, "toy-1", **given)
     script = render(run, config)
     save_config(config, run.config)
     again = load_config(run.config)
