@@ -116,8 +116,13 @@ def test_a_gpu_that_was_given_and_is_gone_is_not_replaced_by_a_cpu(monkeypatch: 
     with pytest.raises(GpuError, match=r"given 2 GPUs .* but 0 can be used"):
         choose_device("auto", 0)
     assert choose_device("cpu", 0).type == "cpu"
-    monkeypatch.setattr(torch.version, "cuda", None)  # a build without CUDA has promised nothing
-    assert choose_device("auto", 0).type == "cpu"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    for wanted in ("auto", "cuda"):
+        with pytest.raises(
+            ConfigError, match=rf"training.device: got '{wanted}' and 2 GPUs .*: a CUDA build of torch, or"
+        ):
+            choose_device(wanted, 0)
+    assert choose_device("cpu", 0).type == "cpu"
     for nothing in ("", "-1", "NoDevFiles"):
         monkeypatch.setattr(torch.version, "cuda", "13.0")
         monkeypatch.setitem(os.environ, "CUDA_VISIBLE_DEVICES", nothing)

@@ -67,7 +67,8 @@ def join_world(training: TrainingConfig, pulse: Pulse) -> Iterator[World]:
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """This process's device.
 
-    Raises ConfigError when a GPU is asked for and there is none for it, GpuError when one that was given is gone.
+    Raises ConfigError when a GPU is asked for and there is none for it, or when torch cannot use those that were given,
+    GpuError when one that was given is gone.
     """
     if wanted == "cpu":
         return torch.device("cpu")
@@ -76,6 +77,11 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     if torch.version.cuda and count < len(given):  # training on a CPU instead would look like success
         raise GpuError(
             f"the job was given {len(given)} GPUs (CUDA_VISIBLE_DEVICES), but {count} can be used on this node"
+        )
+    if given and not count:  # a GPU's build would have raised above
+        raise ConfigError(
+            f"training.device: got {wanted!r} and {len(given)} GPUs (CUDA_VISIBLE_DEVICES), but torch "
+            f"{torch.__version__} cannot use them; valid: a CUDA build of torch, or training.device=cpu"
         )
     if wanted == "auto" and not count:
         return torch.device("cpu")
