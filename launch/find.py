@@ -65,4 +65,6 @@ def _find(name: str, artifacts: Path, option: str) -> RunDir:
     if name and given.is_dir():
         raise UserError(f"{option}{shown(name)} is a directory, but not a run's")
     where = " or ".join(dict.fromkeys(str(root) for root in roots))
-    raise UserError(f"{option}{shown(name)} is no run directory and no run in {where}{nearest(given.name, known)}")
+    elsewhere = "" if "/" in name else "; a run elsewhere is named by its directory"
+    close = nearest(given.name, known) or elsewhere
+    raise UserError(f"{option}{shown(name)} is no run directory and no run in {where}{close}")

@@ -27,7 +27,7 @@ TRAINER = "tmrc.train"
 @click.option("--template", metavar="NAME|FILE", help="Site template with settings for all of the above.")
 @click.option("--local", is_flag=True, help="Run here, in the foreground. Ctrl-C saves and stops.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the batch script; start and write nothing.")
-@click.option("--resume", metavar="RUN", help="Continue a run: its directory, or its id under CONFIG's artifacts_path.")
+@click.option("--resume", metavar="RUN", help="Continue a run: its directory, or its id's beginning.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1)
 @click.pass_context

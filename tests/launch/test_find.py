@@ -52,7 +52,7 @@ def test_the_id_of_one_run_may_begin_another(home: Path) -> None:
     ("name", "message"),
     [
         ("alpha", "is the beginning of 2 runs: alpha-1, alpha-2"),
-        ("gamma", "is no run directory and no run in artifacts"),
+        ("gamma", r"is no run directory and no run in artifacts or \.; a run elsewhere is named by its directory$"),
         ("beta-2", r"did you mean 'beta-1'\?"),
         ("artifacts", "is a directory, but not a run's"),
         ("artifacts/plots", "is a directory, but not a run's"),
@@ -74,6 +74,13 @@ def test_all_commands_take_a_run_in_the_same_way(home: Path) -> None:
         done = call(*command, "nosuch", module=TMRC, cwd=home, env={"PYTHONPATH": str(Path(__file__).parents[2])})
         assert done.code == 2 and done.err.startswith("error: 'nosuch' is no run directory"), done.err
         assert len(done.err.splitlines()) == 1 and done.out == ""
+
+
+def test_a_run_is_resumed_by_its_beginning_without_a_configuration(home: Path) -> None:
+    for folder in (home, home / "artifacts"):
+        env = {"PYTHONPATH": str(Path(__file__).parents[2])}
+        done = call("--dry-run", "--resume", "bet", module="launch.cli.submit", cwd=folder, env=env)
+        assert f"{home}/artifacts/beta-1/config.yaml: datasets.path: not given" in done.err  # it was found
 
 
 def test_control_characters_are_written_out() -> None:
