@@ -229,7 +229,8 @@ def _answers(folder: Path) -> bool:
 def _welcome(cluster: Cluster) -> str:
     """How to use it."""
     options = cluster.options
-    return f"""# {options.nodes} nodes, each with {options.cpus} cores, {options.memory} MB and {options.gpus} pretended GPUs. Partitions:
+    node = f"{options.cpus} cores, {options.memory} MB and {options.gpus} pretended GPUs"
+    return f"""# {options.nodes} nodes, each with {node}. Partitions:
 #   gpu        the default one                       brief    five minutes at most
 #   preempt    requeued by a job in priority         nograce  the same, without a grace time
 #   cancel     cancelled by a job in priority        cancelnow  the same, without a grace time

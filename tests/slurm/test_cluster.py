@@ -96,8 +96,9 @@ def test_command_line(slurm_folder: Path) -> None:
         return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True, timeout=60).stdout
 
     said = call("up", "--nodes", "1", "--gpus", "4")
-    assert said == f"export SLURM_CONF={folder}/etc/slurm.conf\n"
+    assert said.endswith(f"\nexport SLURM_CONF={folder}/etc/slurm.conf\n") and "4 pretended GPUs" in said
     cluster = Cluster.load(folder)
+    assert "already" in call("up") and Cluster.load(folder).layout == cluster.layout
     assert proctrack(cluster.options) in (folder / "etc/slurm.conf").read_text()
     call("node-off", cluster.nodes[0])
     assert "down" in call("status")
