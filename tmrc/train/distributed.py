@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tmrc.config.errors import ConfigError
+from tmrc.config.errors import ConfigError, shown
 from tmrc.config.schema import TrainingConfig
 from tmrc.train.failures import GpuError
 from tmrc.train.pulse import Pulse
@@ -73,14 +73,15 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    given = re.findall(r"(?<![\w-])(?:\d+|GPU-[\w-]+|MIG-[\w/-]+)", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    given = re.findall(r"(?<![\w-])(?:\d+|GPU-[\w-]+|MIG-[\w/-]+)", named)
     if torch.version.cuda and count < len(given):  # training on a CPU instead would look like success
         raise GpuError(
             f"the job was given {len(given)} GPUs (CUDA_VISIBLE_DEVICES), but {count} can be used on this node"
         )
     if given and not count:  # a GPU's build would have raised above
         raise ConfigError(
-            f"training.device: got {wanted!r} and {len(given)} GPUs (CUDA_VISIBLE_DEVICES), but torch "
+            f"training.device: got {wanted!r} and the GPUs {shown(named)} (CUDA_VISIBLE_DEVICES), but torch "
             f"{torch.__version__} cannot use them; valid: a CUDA build of torch, or training.device=cpu"
         )
     if wanted == "auto" and not count:
