@@ -65,6 +65,7 @@ class Keeper:
             raise DiskError(
                 f"the checkpoint of step {state.step} cannot be written ({error}); earlier ones are intact"
             ) from None
+        self._fence.require()  # it may have been held up anywhere above
         self.event("checkpoint", state.step, path=path.name, seconds=time.perf_counter() - began)
 
     def close(self) -> None:
