@@ -81,7 +81,7 @@ def test_ctrl_c_saves_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     started = Started(config, tags(step_seconds=0.05, child=1), "training.train_steps=1000")
     started.wait_for_step(3)
     refused = call("--local", "--resume", started.run_dir)
-    assert refused.code == 2 and "another tmrc-submit is at work on this run" in refused.err and len(refused.err.splitlines()) == 1
+    assert refused.code == 2 and "another tmrc-submit is at work" in refused.err and len(refused.err.splitlines()) == 1
     started.interrupt()
     done = started.end()
     assert done.code == 75, done.err
@@ -168,7 +168,7 @@ def test_of_two_resumes_at_once_one_is_refused_and_touches_nothing(tmp_path: Pat
     ends = [one.end() for one in both]
     assert sorted(end.code for end in ends) == [0, 2], [end.err for end in ends]
     (lost,) = (end for end in ends if end.code == 2)
-    assert "another tmrc-submit is at work on this run" in lost.err and len(lost.err.splitlines()) == 1
+    assert "another tmrc-submit is at work" in lost.err and len(lost.err.splitlines()) == 1
     assert [row["attempt"] for row in events(run, "submitted")] == [1, 2]
     assert steps(run)[-1] == 30 + [end.code for end in ends].index(0)
 
