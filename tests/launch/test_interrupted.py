@@ -53,7 +53,7 @@ def test_an_interrupted_submission_leaves_all_as_it_was(tmp_path: Path, signum: 
     process.send_signal(signum)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum and "Traceback" not in err
-    assert gone(int(pid.read_text()))
+    wait_for(lambda: gone(int(pid.read_text())), "the end of sbatch")
     if resumed:
         assert run.config.read_bytes() == before and (run.path / "cancel.json").exists()
     else:
