@@ -23,11 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.facts import read_object
 from launch.processes import alive, command_line, start_time
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
-
-MAX_JSON = 50_000_000  # bytes of a file that is worth reading
 
 
 @dataclass(frozen=True)
@@ -154,14 +153,18 @@ def hold_lock(run: RunDir, patience: float = 0.0, name: str = "lock") -> int:
                 return descriptor  # a filesystem without locks: the owner file has to do
             if time.monotonic() >= deadline:
                 os.close(descriptor)
-                if name == "submit.lock":
-                    raise UserError(f"{run.path}: another tmrc-submit is at work on this run") from None
-                owner = read_owner(run, last_attempt(run))
-                known = owner if owner and (owner.alive() or not owner.here()) else None
-                raise UserError(f"{run.path}: still running{_by(known)}") from None
+                raise UserError(f"{run.path}: {_holder(run, name)}") from None
             time.sleep(0.05)
         else:
             return descriptor
+
+
+def _holder(run: RunDir, lock: str) -> str:
+    """Who has the lock."""
+    if lock == "submit.lock":
+        return "another tmrc-submit is at work on this run"
+    owner = read_owner(run, last_attempt(run))
+    return f"still running{_by(owner if owner and (owner.alive() or not owner.here()) else None)}"
 
 
 def refuse_running(run: RunDir) -> None:
@@ -213,13 +216,7 @@ def _by(owner: Owner | None) -> str:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None when it is not there, not whole, or nothing that tmrc writes."""
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_JSON:  # a pipe or a device would never end
-            return None
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+    return read_object(path) or None
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -7,12 +7,12 @@ import getpass
 import os
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.attempts import write_json
+from launch.commands import SilentError, ask
 from launch.facts import Attempt, number_of, read_facts, read_object
 from launch.processes import command_line
 from launch.queue import PATIENCE, QueueUnknown, queue
@@ -72,7 +72,7 @@ def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Can
 
 def _leave_note(run: RunDir, at_once: bool) -> Path:
     """cancel.json, on which no supervisor starts or requeues the run until it is resumed."""
-    note = run.path / "cancel.json"
+    note = run.cancel
     try:
         write_json(note, {"time": time.time(), "user": _user(), "host": socket.gethostname(), "at_once": at_once})
     except OSError as error:
@@ -123,7 +123,7 @@ def _cancel_here(run: RunDir, one: RunStatus, at_once: bool) -> Cancelled:
     last = _attempt_here(run)
     if last is None or last.pid is None:
         return _done(one, "none", "has just ended; nothing to cancel")
-    asked = number_of(read_object(run.path / "cancel.json"), "time")
+    asked = number_of(read_object(run.cancel), "time")
     if not at_once and asked is not None and asked > (last.began or 0.0):  # asked three times, it would not save
         return _done(one, "asked", "was asked to save and stop before; --now ends it at once")
     _leave_note(run, at_once)
@@ -165,14 +165,10 @@ def _attempt_here(run: RunDir) -> Attempt | None:
 def _scancel(*arguments: str) -> str:
     """Run scancel; returns why it failed, or nothing. Raises UserError where it cannot be run."""
     try:
-        done = subprocess.run(
-            ["scancel", *arguments], capture_output=True, text=True, errors="replace", timeout=3 * PATIENCE,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise UserError("no scancel on PATH: cancel the run on a machine of its cluster") from None
-    except (OSError, subprocess.SubprocessError) as error:
-        raise UserError(f"scancel: {error}") from None
+        done = ask("scancel", *arguments, patience=3 * PATIENCE)
+    except SilentError as error:
+        hint = ": cancel the run on a machine of its cluster" if error.missing else ""
+        raise UserError(f"{error}{hint}") from None
     words = " ".join(done.stderr.replace("scancel: error: ", "").split())
     return words or (f"scancel failed with exit code {done.returncode}" if done.returncode else "")
 

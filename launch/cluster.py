@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from launch.environment import clean_environment
+from launch.commands import SilentError, ask
 from launch.gpus import Resources
 from launch.plaintext import harmless, one_line
 from launch.times import clock, duration
@@ -56,16 +55,12 @@ def ask_cluster() -> Cluster:
     """One sinfo call. It never raises: where there is no answer there is nothing to check against."""
     command = ["sinfo", "-h", "-a", "-e", "-o", _FORMAT]  # hidden partitions too; alike nodes together
     try:
-        asked = subprocess.run(command, capture_output=True, timeout=PATIENCE, env=clean_environment(os.environ))
-    except FileNotFoundError:
-        return Cluster({}, "no sinfo on PATH")
-    except subprocess.TimeoutExpired:
-        return Cluster({}, f"sinfo does not answer within {PATIENCE:.0f} seconds")
-    except OSError as error:
-        return Cluster({}, f"sinfo cannot be started: {error.strerror or error}")
+        asked = ask(*command, patience=PATIENCE)
+    except SilentError as error:
+        return Cluster({}, str(error))
     if asked.returncode:
-        return Cluster({}, one_line(asked.stderr.decode(errors="replace"))[:300] or "sinfo failed without a word")
-    return Cluster(_partitions(harmless(asked.stdout.decode(errors="replace"))))
+        return Cluster({}, one_line(asked.stderr)[:300] or "sinfo failed without a word")
+    return Cluster(_partitions(harmless(asked.stdout)))
 
 
 def chosen(launch: LaunchConfig, cluster: Cluster) -> list[Partition]:

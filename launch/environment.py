@@ -11,10 +11,11 @@ import re
 from collections.abc import Mapping
 
 # Of the job around us: what would mislead the job inside it, and queries about it
-FOREIGN = re.compile(
-    r"^(SLURM|SLURMD|SRUN|SALLOC|SUBMITIT|TORCHELASTIC|PET|PMI|PMI2|PMIX|TMRC|SINFO|SQUEUE|SACCT|SCONTROL|SCANCEL)_"
-    r"|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT)|CUDA_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)$"
+_FOREIGN = re.compile(
+    r"^(SLURM|SLURMD|SRUN|SALLOC|SBATCH|SUBMITIT|TORCHELASTIC|PET|PMI|PMI2|PMIX|TMRC|SINFO|SQUEUE|SACCT|SCONTROL|SCANCEL)_"
+    r"|^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
 )
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")  # of the outer job, but the ranks' own within it
 # Not of a job: which cluster, and who asks
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
 # A user's own defaults that hold where the script has no such line (sbatch's parameter -> its variable)
@@ -33,8 +34,13 @@ def clean_environment(environ: Mapping[str, str], script: str = "") -> dict[str,
     return {
         name: value
         for name, value in environ.items()
-        if name in KEPT or name in defaults or not (FOREIGN.match(name) or name.startswith("SBATCH_"))
+        if name in KEPT or name in defaults or not (foreign(name) or name in _DEVICES)
     }
+
+
+def foreign(name: str) -> bool:
+    """Whether the variable belongs to a job around torchrun or around us: CPU binding, ranks, torchrun's options."""
+    return _FOREIGN.match(name) is not None
 
 
 def user_defaults(environ: Mapping[str, str], script: str) -> dict[str, str]:

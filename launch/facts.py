@@ -89,7 +89,7 @@ def read_facts(run: RunDir) -> Facts:
         earlier,
         val_loss,
         newest_checkpoint(run),
-        read_object(run.path / "cancel.json"),
+        read_object(run.cancel),
     )
 
 

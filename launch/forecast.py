@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.cluster import Partition
-from launch.environment import clean_environment
+from launch.commands import SilentError, ask
 from launch.plaintext import harmless
 from tmrc.config.errors import UserError
 
@@ -38,16 +36,10 @@ class Forecast:
 def forecast(script: str, partitions: Sequence[Partition] = ()) -> Forecast:
     """Ask sbatch about `script`. Raises UserError with sbatch's words when it would refuse the job."""
     try:
-        asked = subprocess.run(
-            ["sbatch", "--test-only"],
-            input=script.encode(), capture_output=True, timeout=PATIENCE,
-            env=clean_environment(os.environ, script),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return Forecast(None, f"sbatch does not answer within {PATIENCE:.0f} seconds")
-    except OSError as error:
-        return Forecast(None, f"sbatch cannot be started: {error.strerror or error}")
-    said = asked.stderr.decode(errors="replace")
+        asked = ask("sbatch", "--test-only", patience=PATIENCE, script=script)
+    except SilentError as error:
+        return Forecast(None, str(error))
+    said = asked.stderr
     if match := re.search(r"to start at ([\w:./+-]+) using", said):
         return Forecast(match[1])
     words = sbatch_words(said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from launch.attempts import Ending, Owner, last_attempt, newest_step, read_ending, read_json, read_owner, write_json
@@ -44,7 +44,7 @@ def close_unfinished(run: RunDir, job_id: str) -> None:
     code, status = (EXIT_WANTS_REQUEUE, "cancelled") if cancelled else (EXIT_CRASHED, "failed")
     ending = Ending(code, status, message, step, kind, node, step, _last_sign(run, number, owner))
     if owner.job_id == job_id:
-        ending = Ending(**{**asdict(ending), "action": "requeued"})
+        ending = replace(ending, action="requeued")
         about = {"attempt": number, "step": step, "kind": kind, "cause": message, "action": "requeued"}
         append_event(run, "requeued", **about, job_id=job_id)
     write_json(run.attempt(number) / "job.json", asdict(ending))

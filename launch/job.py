@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 
 from launch.attempts import Ending, begin_attempt, hold_lock, newest_step, this_process, write_json
 from launch.node import NodeTask, run_node
-from launch.processes import STOP_SIGNALS, alive, kill_descendants
+from launch.processes import alive, kill_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport, write_report
+from launch.signals import STOP_SIGNALS, let_through
 from launch.verdict import verdict
 from launch.watch import Requests
 from tmrc.config.errors import UserError
@@ -70,15 +71,12 @@ class TrainJob:
 
     def _listen(self) -> None:
         def stop(signum: int, frame: FrameType | None) -> None:
-            self.requests.stops += 1
-            self.requests.interrupts += signum == signal.SIGINT
             self.requests.signals.append(signal.Signals(signum).name)
 
-        heeded = STOP_SIGNALS
-        for signum in heeded:
+        for signum in STOP_SIGNALS:
             signal.signal(signum, stop)
         signal.signal(signal.SIGCONT, signal.SIG_DFL)  # Submitit writes a line for it into the log
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, heeded)  # held back since launch.node_main
+        let_through()  # held back since launch.node_main
 
     def _node_of_a_job(self, run: RunDir) -> int:
         """Do this node's part and leave a report for the supervisor, which decides."""
@@ -126,8 +124,8 @@ class TrainJob:
 
     def _look_at_submitter(self) -> None:
         """A run in the foreground is asked to stop when the process that shows it is gone, however it went."""
-        if self.submitter is not None and self.requests.stops == 0 and not alive(*self.submitter):
-            self.requests.stops = 1
+        if self.submitter is not None and not self.requests.signals and not alive(*self.submitter):
+            self.requests.signals.append("SIGTERM")
 
 
 def record(run: RunDir, number: int, ending: Ending) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from launch.environment import clean_environment
+from launch.commands import SilentError, ask
 
 TIMEOUT = 30.0  # seconds for one Slurm command; they try for a while themselves when the controller does not answer
 RETRY = 5.0  # seconds between two tries while the controller does not answer
@@ -156,10 +154,9 @@ def _answer(*command: str) -> str:
 
 def _call(*command: str) -> subprocess.CompletedProcess[str] | None:
     """The command when it has ended; None when it takes too long or fails to start. Raises NoSlurmError without it."""
-    if shutil.which(command[0]) is None:
-        raise NoSlurmError(f"{command[0]} is not on PATH")
-    env = {**clean_environment(os.environ), "SLURM_TIME_FORMAT": "standard"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, env=env)
-    except (OSError, subprocess.SubprocessError):
+        return ask(*command, patience=TIMEOUT)
+    except SilentError as error:
+        if error.missing:
+            raise NoSlurmError(str(error)) from None
         return None

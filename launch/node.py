@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -15,21 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.attempts import read_json
+from launch.environment import foreign
 from launch.hang import HangWatch
 from launch.memory import out_of_memory_kills
-from launch.processes import STOP_SIGNALS, adopt_orphans, end_with_parent, wait_for_descendants
+from launch.processes import adopt_orphans, end_with_parent, wait_for_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport
+from launch.signals import STOP_SIGNALS
+from launch.slurmlog import read_log
 from launch.verdict import why_silent
 from launch.watch import Requests, Watch
 from tmrc.config.rundir import RunDir
 
 LINGER = 3.0  # seconds for what reports to others (wandb) to send the last rows after an orderly end
-# What belongs to the job around torchrun and would mislead the job inside it (CPU binding, ranks, torchrun's options)
-FOREIGN = re.compile(
-    r"^(SLURM|SLURMD|SUBMITIT|SRUN|SBATCH|PMI|PMIX|TORCHELASTIC|PET|TMRC)_|"
-    r"^((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$"
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     Raises OSError when torchrun cannot be started.
     """
     adopt_orphans()
-    log, kills = _Log(task.log), out_of_memory_kills()
+    offset = task.log.stat().st_size if task.log and task.log.exists() else 0
+    kills = out_of_memory_kills()
     heartbeats = _scratch(task)
     try:
         process = subprocess.Popen(
@@ -84,15 +82,15 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     ranks = tuple(sorted(watch.pids))
     silent = not ranks or any(read_json(attempt / f"rank_{rank}.json") is None for rank in ranks)
     nodes = task.rendezvous.nodes if task.rendezvous else 1
-    out_of_memory = out_of_memory_kills() > kills
-    unclear = silent or (
-        process.returncode < 0 and not watch.dismissed
-    )  # a torchrun that was killed leaves ranks that save and stop
-    cause, kind = why_silent(process.returncode, log.text(), out_of_memory, nodes) if unclear else ("", "")
+    code = 0 if watch.dismissed else process.returncode
+    cause, kind = "", ""
+    if silent or code < 0:  # ranks whose torchrun was killed save and stop, but that is not all there is to say
+        log = read_log(task.log, offset) if task.log else ""
+        cause, kind = why_silent(code, log, out_of_memory_kills() > kills, nodes)
     if not silent and watch.crashed_at is None:
         wait_for_descendants(os.getpid(), LINGER)
     return NodeReport(
-        task.node, socket.gethostname(), 0 if watch.dismissed else process.returncode, cause, kind, killed, ranks,
+        task.node, socket.gethostname(), code, cause, kind, killed, ranks,
         tuple(requests.signals), watch.hung, task.hang_timeout, watch.beats,
     )  # fmt: skip
 
@@ -122,7 +120,7 @@ def command(task: NodeTask, scratch: Path) -> list[str]:
 
 def environment(task: NodeTask, inherited: dict[str, str], heartbeats: Path) -> dict[str, str]:
     """The environment of torchrun and of the ranks: `inherited` without what would mislead them."""
-    env = {name: value for name, value in inherited.items() if not FOREIGN.match(name)}
+    env = {name: value for name, value in inherited.items() if not foreign(name)}
     if task.run.code.is_dir():
         code = str(task.run.code)
         paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path != code]
@@ -149,19 +147,3 @@ def _before_torchrun() -> None:
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     end_with_parent(signal.SIGKILL)
-
-
-class _Log:
-    """What is printed to this job's log from now on, as far as it can be read back."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.offset = path.stat().st_size if path and path.exists() else 0
-
-    def text(self, limit: int = 200_000) -> str:
-        """The last `limit` bytes of it."""
-        if self.path is None or not self.path.exists():
-            return ""
-        with self.path.open("rb") as file:
-            file.seek(max(self.offset, self.path.stat().st_size - limit))
-            return file.read().decode("utf8", "replace")

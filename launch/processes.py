@@ -9,8 +9,6 @@ import signal
 import time
 from pathlib import Path
 
-# What asks a run to stop: Slurm's warnings (USR2, TERM), a person's (INT), and what else would end a process unsaved
-STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 

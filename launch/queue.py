@@ -6,13 +6,13 @@ for gone because of them.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from launch.commands import ENGLISH, SilentError, ask
 from launch.times import duration
 
 PATIENCE = 10.0  # seconds for an answer; a slurmctld that is down keeps squeue trying for longer
@@ -100,20 +100,11 @@ def accounting(job_ids: Iterable[str]) -> dict[str, AccountRow]:
 
 
 def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run one of Slurm's commands. Raises QueueUnknown when it cannot be run or takes too long."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
-    env |= {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
+    """Run one of Slurm's commands, times as Unix times. Raises QueueUnknown when it cannot be run or takes too long."""
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=PATIENCE, env=env,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise QueueUnknown(f"no {command[0]} on PATH") from None
-    except subprocess.TimeoutExpired:
-        raise QueueUnknown(f"{command[0]} did not answer within {PATIENCE:.0f} seconds") from None
-    except (OSError, ValueError) as error:
-        raise QueueUnknown(f"{command[0]} cannot be run: {error}") from None
+        return ask(*command, patience=PATIENCE, environ={**ENGLISH, "SLURM_TIME_FORMAT": "%s"})
+    except SilentError as error:
+        raise QueueUnknown(str(error)) from None
 
 
 def _bases(job_ids: set[str]) -> str:

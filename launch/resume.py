@@ -108,7 +108,7 @@ def take_up(run: RunDir, config: Config) -> Callable[[], None]:
 
     Returns what puts all back, for a submission that is refused. Raises UserError when it cannot be written.
     """
-    cancel = run.path / "cancel.json"
+    cancel = run.cancel
     keep_word_of_cancelling(run)
     try:
         before = {file: file.read_bytes() for file in (run.config, cancel) if file.exists()}

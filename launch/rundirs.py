@@ -87,13 +87,12 @@ def copy_code(target: Path) -> None:
 
 def _state() -> dict[str, tuple[int, int]]:
     """Size and time of change of every file of the packages."""
+    files = (file for package in PACKAGES for file in package.rglob("*") if "__pycache__" not in file.parts)
     found = {}
-    for package in PACKAGES:
-        for file in package.rglob("*"):
-            if "__pycache__" not in file.parts:
-                with contextlib.suppress(FileNotFoundError):
-                    status = file.lstat()
-                    found[str(file)] = (status.st_size, status.st_mtime_ns)
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            status = file.lstat()
+            found[str(file)] = (status.st_size, status.st_mtime_ns)
     return found
 
 

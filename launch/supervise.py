@@ -7,12 +7,10 @@ somebody has cancelled. The batch script becomes this process: `python -m launch
 
 from __future__ import annotations
 
-import signal
+from launch.signals import hold_back
 
-if __name__ == "__main__":  # what comes during the imports waits for Signals.listen
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-    )
+if __name__ == "__main__":
+    hold_back()  # before the imports below, which take a while
 
 import os
 import socket
@@ -23,7 +21,8 @@ from pathlib import Path
 from launch.attempts import Ending, hold_lock, last_attempt, newest_step, read_owner
 from launch.job import last_line
 from launch.jobs import NoSlurmError, hosts, job_id_of
-from launch.supervisor import FIRST_PATH, Signals, Supervisor
+from launch.script import FIRST_PATH
+from launch.supervisor import Signals, Supervisor
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         job_id = job_id_of(os.environ)
         lock = _take_over(run, job_id)
         config = load_config(run.config)
-        if (run.path / "cancel.json").exists():
+        if run.cancel.exists():
             ending = Ending(EXIT_WANTS_REQUEUE, "cancelled", "cancelled before it began")
             append_event(run, "cancelled", attempt=last_attempt(run), step=newest_step(run))
             print(last_line(ending), flush=True)

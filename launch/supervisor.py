@@ -17,7 +17,6 @@ from launch.attempts import (
     begin_attempt,
     last_attempt,
     newest_step,
-    read_json,
     read_owner,
     this_process,
 )
@@ -27,9 +26,10 @@ from launch.gpus import Resources, slurm_resources
 from launch.history import close_unfinished, history
 from launch.job import ATTEMPT, MEETING, last_line, record
 from launch.jobs import JobFacts, NoSlurmError, ask_tasks_to_stop, down_nodes, requeue, show_job
-from launch.processes import STOP_SIGNALS
 from launch.rendezvous import choose_port
 from launch.reports import NodeReport, read_reports, remove_reports
+from launch.script import EARLY_SIGNAL, SETUP_FAILED
+from launch.signals import STOP_SIGNALS, let_through
 from launch.slurmlog import read_log, why_ended, why_not_started
 from launch.srun import Step
 from launch.verdict import verdict
@@ -43,8 +43,6 @@ from tmrc.config.rundir import (
 )
 from tmrc.config.schema import Config
 
-# From the batch script: a signal that came before we listened, a set-up line that failed, and PATH before set-up
-EARLY_SIGNAL, SETUP_FAILED, FIRST_PATH = "TMRC_EARLY_SIGNAL", "TMRC_SETUP_FAILED", "TMRC_PATH"
 POLL = 0.2  # seconds between looks at srun
 CANCEL_EVERY = 10  # looks between two for a request to cancel
 PORTS = 5  # rendezvous ports that are tried
@@ -61,7 +59,7 @@ class Signals:
         """Note what asks to stop from now on, and take in what the batch script has noted."""
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        let_through()
         if early := os.environ.pop(EARLY_SIGNAL, ""):
             self.names.append(f"SIG{early}")
 
@@ -98,9 +96,8 @@ class Supervisor:
         if set(bad) & set(self.nodes):
             return move_off(self._job, bad)
         if failed := os.environ.pop(SETUP_FAILED, ""):
-            return self._end(
-                self._begin(), Ending(EXIT_USER_ERROR, "failed", f"launch.setup: {failed}", kind="config"), [], past
-            )
+            ending = Ending(EXIT_USER_ERROR, "failed", f"launch.setup: {failed}", kind="config")
+            return self._end(self._begin(), ending, [], past)
         if self.signals.names:  # asked to go before anything has begun
             return self._end(0, Ending(EXIT_WANTS_REQUEUE, "stopped", "asked to stop before it began"), [], past)
         number = self._begin()
@@ -196,10 +193,8 @@ class Supervisor:
     def _end(self, number: int, ending: Ending, reports: Sequence[NodeReport], past: Sequence[Past]) -> int:
         """Decide what is to be done, do it, and leave it in the run's files."""
         ending = replace(ending, checkpoint=newest_step(self.run), ended=time.time())
-        began_at = past[-1].ending.checkpoint if past and number == 0 else None
-        if number:
-            owner = read_json(self.run.attempt(number) / "owner.json") or {}
-            began_at = owner.get("checkpoint")
+        owner = read_owner(self.run, number) if number else None
+        began_at = owner.checkpoint if owner else ending.checkpoint  # what has not begun has made nothing
         orderly = ending.exit_code in (EXIT_FINISHED, EXIT_USER_ERROR)
         warned = any("SIGUSR2" in report.signals for report in reports) or "SIGUSR2" in self.signals.names
         facts = None if orderly else self.asked or self._facts()
@@ -238,7 +233,7 @@ class Supervisor:
             time.sleep(POLL * 25)
 
     def _cancelled(self) -> bool:
-        return (self.run.path / "cancel.json").exists()
+        return self.run.cancel.exists()
 
     def _record(self, number: int, ending: Ending) -> None:
         about = {"attempt": number, "step": ending.step, "kind": ending.kind}

@@ -28,10 +28,8 @@ KILLED = "killed on request before it could save; resuming goes on from the last
 
 @dataclass
 class Requests:
-    """How often the run was asked to stop, how often of these by a person (INT), and with which signals."""
+    """The signals that have asked the run to stop, by name."""
 
-    stops: int = 0
-    interrupts: int = 0
     signals: list[str] = field(default_factory=list)
 
 
@@ -63,7 +61,7 @@ class Watch:
             if looks % FIND_EVERY == 0 and len(self.pids) < self.processes:
                 self._find_ranks()
             # The first INT saves, the second is patience running out: it ends what has nothing to save yet.
-            interrupts = self.requests.interrupts if self.impatient else 0
+            interrupts = self.requests.signals.count("SIGINT") if self.impatient else 0
             if interrupts >= 3 or (interrupts == 2 and not self.pids):
                 kill_descendants(os.getpid())
                 self.torchrun.wait()
@@ -94,12 +92,12 @@ class Watch:
 
     def _deliver(self) -> None:
         """The latest signal to each rank that has not had it. A rank that is not ready gets it when it is."""
-        name = self.requests.signals[-1] if self.requests.signals else "SIGUSR2"
+        came = list(self.requests.signals)  # one more may come at any moment
         for rank, pid in self.pids.items():
-            if self.delivered.get(rank, 0) < self.requests.stops:
-                self.delivered[rank] = self.requests.stops
+            if self.delivered.get(rank, 0) < len(came):
+                self.delivered[rank] = len(came)
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.Signals[name])
+                    os.kill(pid, signal.Signals[came[-1]])
 
     def _end_after_crash(self, read_files: bool) -> None:
         """Ranks that wait for a dead one do not always notice; torchrun itself would give them 30 seconds."""
@@ -117,7 +115,7 @@ class Watch:
         if self.left_at is None and len(self.pids) == self.processes:
             gone = not any(alive(pid, None) for pid in self.pids.values())
             self.left_at = time.monotonic() if gone else None
-        patience = LEAVE_GRACE if self.requests.stops else CRASH_GRACE
+        patience = LEAVE_GRACE if self.requests.signals else CRASH_GRACE
         if self.left_at is not None and time.monotonic() - self.left_at > patience:
             self.dismissed = True
             self.torchrun.kill()

@@ -15,11 +15,6 @@ PENDING = "7|PENDING||N/A|1:00:00|Priority"
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> FakeSlurm:
-    return FakeSlurm(tmp_path / "bin")
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> HandMade:
     return HandMade(tmp_path / "artifacts").submitted("7")
 

@@ -19,14 +19,6 @@ NOW = int(time.time())
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    fake = FakeSlurm(tmp_path / "bin")
-    for name, value in fake.env.items():
-        monkeypatch.setenv(name, value)
-    return fake
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> HandMade:
     return HandMade(tmp_path / "artifacts")
 

@@ -175,7 +175,7 @@ def test_what_people_write_into_a_job_record_is_no_fact(tmp_path: Path, monkeypa
     facts = show_job("4242")
     assert facts is not None and (facts.state, facts.restarts, facts.preempted) == ("RUNNING", 0, False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert requeue("4242", 0, lambda: True) == "scontrol is not on PATH"
+    assert requeue("4242", 0, lambda: True) == "no scontrol on PATH"
     with pytest.raises(NoSlurmError):
         show_job("4242")
 

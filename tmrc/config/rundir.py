@@ -5,6 +5,7 @@ artifacts_path/<run_id>/
   run.json         id, versions, git commit, dirty diff, submit command
   metrics.jsonl    one object a logged step; after a resume each step stands there once
   events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed
+  cancel.json      there from `tmrc cancel` until the run is resumed
   attempts/<n>/    what each rank of attempt n ended with: rank_<k>.json
   checkpoints/     step_<8 digits>/, and .attempt_<n>/ of the attempt that may write (see tmrc.train.fence)
   submitit/        Submitit's own files and the logs; 0700, since it holds pickles
@@ -64,6 +65,11 @@ class RunDir:
     @property
     def code(self) -> Path:
         return self.path / "code"
+
+    @property
+    def cancel(self) -> Path:
+        """There while somebody wants the run neither started nor requeued."""
+        return self.path / "cancel.json"
 
     @property
     def wandb(self) -> Path:
