@@ -8,6 +8,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# Tests mostly wait, so more than cores do not help much; fewer take longer.
+TEST_PROCESSES ?= 2
 
 .PHONY: env demo demo-data test slurm-install slurm-up slurm-down slurm-matrix lint format clean
 
@@ -33,7 +35,7 @@ demo: demo-data
 		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
 
 test: env slurm-install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # Best effort: where it cannot be installed, the tests that need it are skipped, and say so at the end.
 slurm-install:

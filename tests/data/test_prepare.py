@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,24 @@ def test_interruption_removes_what_was_written(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode != 0 and "Traceback" not in errors
     assert not out.exists()
+
+
+def test_ctrl_c_does_not_hit_the_pool_while_it_holds_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, submitted = ProcessPoolExecutor.submit, []
+
+    def interrupted(*arguments: Any) -> Future[Any]:
+        signal.raise_signal(signal.SIGINT)
+        submitted.append(submit(*arguments))
+        return submitted[-1]
+
+    monkeypatch.setattr("tmrc.data.prepare._BYTES_A_WORKER", 1)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    (tmp_path / "in.txt").write_text("a")
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(tmp_path / "in.txt", tmp_path / "out", workers=2)
+    assert len(submitted) == 1 and not (tmp_path / "out").exists()
+    with pytest.raises(KeyboardInterrupt):  # and afterwards it is what it was
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_killed_worker_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -56,17 +58,48 @@ def encode_batches(batches: Iterable[Batch], tokenizer_json: str, eos_token: int
         workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_json, eos_token)
     )
     waiting: deque[Future[Encoded]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(_work, batch))
-            if len(waiting) > 2 * workers:
+    with _ctrl_c_waits() as heed_ctrl_c:
+        try:
+            for batch in batches:
+                waiting.append(pool.submit(_work, batch))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+                heed_ctrl_c()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError("a tokenizing process was killed, perhaps for want of memory: try fewer --workers") from error
+                heed_ctrl_c()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a tokenizing process was killed, perhaps for want of memory: try fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[Callable[[], None]]:
+    """Ctrl-C raises KeyboardInterrupt when the function that this gives is called, or at the end.
+
+    An exception in the middle of the pool's own code can leave a lock taken, for which its threads then wait forever.
+    """
+    came = threading.Event()
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.set()
+
+    def heed() -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # where Ctrl-C does not come
+        yield heed
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield heed
     finally:
-        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGINT, before)
+    heed()
 
 
 def _encode(batch: Batch, encoder: Encoder, eos_token: int) -> Encoded:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launch.processes import end_with_parent
 from tmrc.config.load import load_config
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
 
@@ -39,6 +40,7 @@ class Trainer:
             append_event(self.run, event, attempt=self.attempt, step=self.step, **fields)
 
     def main(self) -> int:
+        end_with_parent()  # as the trainer's ranks end with their torchrun
         time.sleep(self.tag("start_seconds"))
         for signum in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self.asked)
