@@ -35,7 +35,7 @@ demo: demo-data
 		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
 
 test: env slurm-install
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Best effort: where it cannot be installed, the tests that need it are skipped, and say so at the end.
 slurm-install:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch.fake_queue import FakeSlurm
+from tests.launch.fake_queue import FakeSlurm, HandMade
 
 
 @pytest.fixture
@@ -14,3 +14,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for name, value in fake.env.items():
         monkeypatch.setenv(name, value)
     return fake
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> HandMade:
+    """A run directory whose files the test writes."""
+    return HandMade(tmp_path / "artifacts")

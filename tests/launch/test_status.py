@@ -18,11 +18,6 @@ ROOT = Path(__file__).parents[2]
 NOW = int(time.time())
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> HandMade:
-    return HandMade(tmp_path / "artifacts")
-
-
 def look(run: HandMade) -> RunStatus:
     (one,), _ = statuses([RunDir(run.path)])
     return one

@@ -16,9 +16,7 @@ import pytest
 from launch import screen
 from tests.launch.fake_queue import FakeSlurm, HandMade
 from tests.launch.helpers import Started, tags, wait_for, write_config
-from tests.launch.test_status import PENDING, ROOT, RUNNING, look, run, slurm, tmrc
-
-__all__ = ["run", "slurm"]  # fixtures
+from tests.launch.test_status import PENDING, ROOT, RUNNING, look, tmrc
 
 
 def test_json(slurm: FakeSlurm, run: HandMade) -> None:

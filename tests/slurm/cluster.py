@@ -12,6 +12,7 @@ import argparse
 import atexit
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -187,10 +188,12 @@ class Cluster:
 
 def sweep(folder: Path) -> None:
     """Stop the clusters in `folder`, or one level deeper, whose owner has died."""
-    for file in [*folder.glob("*/cluster.json"), *folder.glob("*/*/cluster.json")]:
-        if not Path(f"/proc/{json.loads(file.read_text())['owner']}").exists():
-            Cluster.load(file.parent).down()
-            shutil.rmtree(file.parent)
+    with (folder / ".sweep").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may begin at once
+        for file in [*folder.glob("*/cluster.json"), *folder.glob("*/*/cluster.json")]:
+            if not Path(f"/proc/{json.loads(file.read_text())['owner']}").exists():
+                Cluster.load(file.parent).down()
+                shutil.rmtree(file.parent)
 
 
 def _free_ports(count: int) -> list[int]:

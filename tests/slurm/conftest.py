@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("slurm")
-            item.add_marker(pytest.mark.xdist_group("slurm"))  # one process: they share clusters
+    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # first: they wait, others work meanwhile
 
 
 @pytest.fixture(scope="session")
