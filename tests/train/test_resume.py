@@ -32,6 +32,17 @@ def pid_of(trial: Trial, attempt: int, rank: int) -> int:
     return int((trial.run.attempt(attempt) / f"rank_{rank}.pid").read_text().split()[1])
 
 
+def wait_for_end(pids: list[int], complaint: str) -> None:
+    """Return when none of the processes is left; one that stays is killed."""
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            pytest.fail(complaint)
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize(("processes", "rank"), [(1, 0), (2, 1)])
 def test_a_stop_signal_to_any_rank_saves_and_the_resumed_run_is_equal(
     new_trial: NewTrial, processes: int, rank: int
@@ -157,11 +168,18 @@ def test_ranks_end_with_their_torchrun(new_trial: NewTrial) -> None:
     ranks = [pid_of(trial, 1, rank) for rank in (0, 1)]
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks):
-        assert time.monotonic() < deadline, "a rank trains on alone"
-        time.sleep(0.1)
+    wait_for_end(ranks, "a rank trains on alone")
     assert trial.saved_steps()  # they were asked, not killed
+
+
+def test_ranks_that_stand_still_when_their_torchrun_dies_end_as_well(new_trial: NewTrial) -> None:
+    trial = new_trial(*LONG)
+    process = spawn(trial, 2, ("-m", "tests.train.paused", "loop:Loop._train_step:9:stuck"))
+    wait_for_step(trial, 7)
+    ranks = [pid_of(trial, 1, rank) for rank in (0, 1)]
+    process.kill()
+    process.wait()
+    wait_for_end(ranks, "a rank is left")
 
 
 def test_all_checkpoints_damaged_is_refused(train: Train, capfd: pytest.CaptureFixture[str]) -> None:

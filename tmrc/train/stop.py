@@ -7,6 +7,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -17,6 +19,8 @@ import torch.distributed as dist
 from tmrc.train.distributed import World
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_EVERY = 2.0  # seconds between looks whether the parent still lives
+ORPHAN_PATIENCE = 60.0  # seconds that a rank has for saving and leaving when its torchrun has died
 SIGNAL_ELSEWHERE = "signal on another rank"
 # Those that clusters and people send to ask for an end, and those that would kill a process which does not expect them
 STOP_SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -64,13 +68,26 @@ class StopRequest:
 
 
 def stop_with_parent() -> None:
-    """Ask for SIGTERM when torchrun dies, even by SIGKILL: a rank must not train on alone. Linux only."""
+    """Ask for SIGTERM when torchrun dies, even by SIGKILL: a rank must not train on alone. Linux only.
+
+    One that cannot stop in order, since its save or a collective stands still, ends `ORPHAN_PATIENCE` seconds later:
+    where Slurm tracks processes by their groups (proctrack/pgid) nobody else would end it.
+    """
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the request
         os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=_end_after, args=(parent,), name="parent", daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    """Kill this process when `parent` has been dead for a while."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_EVERY)
+    time.sleep(ORPHAN_PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
