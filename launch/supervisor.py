@@ -137,12 +137,16 @@ class Supervisor:
             if ending.kind != "port" or self.signals.names:
                 break
             remove_reports(attempt)
-        if not reports and ending.kind == "killed":
+        if not reports:
             ending = self._without_reports(number, ending, step.code)
         return ending, reports
 
     def _without_reports(self, number: int, ending: Ending, code: int | None) -> Ending:
         """The ending of an attempt of which no node could say anything."""
+        if ending.exit_code == EXIT_WANTS_REQUEUE and not self.signals.names:  # the ranks saw it, and have saved
+            return replace(ending, message="the job's step was killed", kind="killed")
+        if ending.kind != "killed":
+            return ending
         if why := why_not_started(self._log_text(number)):
             message = f"launch.python: {self.config.launch.python or sys.executable}: {why}"
             return Ending(EXIT_USER_ERROR, "failed", message, kind="config")

@@ -32,6 +32,8 @@ SETTINGS = {
     "a second signal": Setting(proctrack="pgid"),
     "SIGKILL of a worker": Setting(2, proctrack="pgid"),
     "SIGKILL of torchrun": Setting(proctrack="pgid"),
+    "SIGKILL of the step": Setting(proctrack="pgid"),
+    "SIGKILL in a checkpoint": Setting(2, proctrack="pgid"),
     "last node off": Setting(2, proctrack=CGROUP),
     "slurmctld down": Setting(array=True, proctrack=CGROUP),
 }
