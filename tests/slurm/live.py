@@ -156,8 +156,10 @@ class Live:
     def wait_until_empty(self) -> None:
         """Until Slurm has no job of the run and no process of it is left."""
         names = ("-n", ",".join(self._names))
+        # With process groups nobody but the rank itself ends what its torchrun has left (tmrc.train.stop).
+        leaving = 75.0 if self.cluster.options.proctrack == "pgid" else 15.0
         self.wait(lambda: not self.cluster.call("squeue", "-h", *names, check=False).strip(), "the job's end")
-        self.wait(lambda: not self.cluster.processes(*self.nodes), "the end of all processes", 15.0)
+        self.wait(lambda: not self.cluster.processes(*self.nodes), "the end of all processes", leaving)
 
     def abandon(self) -> None:
         """Cancel what there is of it, without waiting for anything."""

@@ -62,14 +62,25 @@ def run(jobs: list[Job], root: Path, workers: int) -> Results:
     return results
 
 
+def earlier_results(log: Path) -> Results:
+    """What an earlier run has printed of its cases, those that failed left out."""
+    jobs = {(job.setting.name, job.case.name): job for job in all_jobs(list(TRACKS), "")}
+    found: Results = {}
+    for line in log.read_text().splitlines():
+        match = re.fullmatch(r"\[ *\d+/\d+\] (\S+) +(.+): (ok|\d+ lost)", line)
+        if match and (job := jobs.get((match[1], match[2]))):
+            found[job.case.name, job.setting] = match[3]
+    return found
+
+
 def _keep(root: Path, job: Job, error: BaseException) -> None:
     file = root / f"FAILED-{job.setting.name}-{re.sub(r'[^a-zA-Z0-9]+', '-', job.case.name)}.txt"
     file.write_text(f"{type(error).__name__}: {error}\n")
     print(f"          {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}\n          see {file}")
 
 
-def table(results: Results, seconds: float) -> str:
-    """The page."""
+def table(results: Results, new: int, seconds: float) -> str:
+    """The page. `new` cases have taken `seconds`; the others are of an earlier run."""
     settings = sorted({setting for _, setting in results}, key=lambda each: (each.proctrack, each.nodes, each.array))
     heads = [f"{each.proctrack}, {each.nodes}{' array' if each.array else ''}" for each in settings]
     rows = [["interruption", *heads], ["---"] * (len(heads) + 1)]
@@ -79,7 +90,7 @@ def table(results: Results, seconds: float) -> str:
     facts = {
         "command": "make slurm-matrix",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        "took": f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores",
+        "took": f"{new} cases {seconds / 60:.0f} minutes on {os.cpu_count()} cores" + EARLIER * (new < len(results)),
         "versions": ", ".join([_slurm_version(), *_versions(), f"Python {platform.python_version()}"]),
         "cases": f"{len(results)}, of which {failed} failed",
     }
@@ -87,6 +98,7 @@ def table(results: Results, seconds: float) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
+EARLIER = "; the others are of an earlier run, before what had failed in it was mended"
 INTRODUCTION = """# Interrupted runs against uninterrupted ones, on a real Slurm
 
 Each cell is a run of {steps} steps, submitted by `tmrc-submit` (or as a task of an array) to a private Slurm cluster,
@@ -117,6 +129,9 @@ def main() -> int:
     )
     parser.add_argument("--proctrack", default=",".join(TRACKS), help="some of them, with commas between")
     parser.add_argument("--workers", type=int, default=WORKERS, help="cases at a time")
+    parser.add_argument(
+        "--after", type=Path, metavar="LOG", help="what an earlier run has printed: its cases that went well count"
+    )
     given = parser.parse_args()
     if problem := obstacle():
         print(problem, file=sys.stderr)
@@ -126,11 +141,13 @@ def main() -> int:
     root, began = Path(tempfile.mkdtemp(dir=FOLDER, prefix="matrix-")), time.monotonic()
     jobs = all_jobs(given.proctrack.split(","), given.only)
     results = run(jobs, root, given.workers)
-    text = table(results, time.monotonic() - began)
-    if len(jobs) == len(all_jobs(list(TRACKS), "")):
+    failed = "FAILED" in results.values() or len(results) < len(jobs)
+    earlier = earlier_results(given.after) if given.after else {}
+    text = table({**earlier, **results}, len(results), time.monotonic() - began)
+    if len({**earlier, **results}) == len(all_jobs(list(TRACKS), "")):
         TABLE.write_text(text)
     print(text)
-    if "FAILED" in results.values() or len(results) < len(jobs):
+    if failed:
         return 1
     shutil.rmtree(root)
     return 0
