@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.facts import read_facts
-from launch.logs import Segment, beginning, chosen
+from launch.logs import BLOCK, Segment, beginning, chosen
 from launch.standing import ACTIVE, executor, phase
 from launch.status import statuses
 from tmrc.config.rundir import RunDir
@@ -37,10 +37,13 @@ class Reader:
 
     def new(self) -> Iterator[tuple[Segment, bytes]]:
         """What has come since the last call, block by block."""
+        # Only what is there before the attempts are looked at: what comes later may be the next one's.
+        there = {part.path: part.start + part.size() for part in chosen(self.run, self.node, self.attempt)}
         for part in chosen(self.run, self.node, self.attempt):
             # An attempt's first lines may be there before its owner.json: they are not shown a second time.
             position = max(0, self.read.get(part.path, 0) - part.start)
-            while block := part.read(position):
+            end = there.get(part.path, 0) - part.start
+            while block := part.read(position, min(BLOCK, end - position)):
                 position += len(block)
                 self.read[part.path] = part.start + position
                 yield part, block

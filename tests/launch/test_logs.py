@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from launch import follow as follower
 from launch.follow import Reader
-from launch.logs import beginning, segments
+from launch.logs import Segment, beginning, chosen, segments
 from tests.launch.fake_queue import FakeSlurm, HandMade
 from tests.launch.helpers import Done, Started, call, tags, write_config
 from tmrc.config.rundir import RunDir
@@ -174,6 +176,30 @@ def test_following_a_real_run(tmp_path: Path) -> None:
     assert started.end().code == 0
     assert process.stdout is not None and "tmrc: finished (exit code 0)" in process.stdout.read()
     assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_an_attempt_that_begins_while_the_files_are_read_has_its_own_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    run = HandMade(tmp_path).submitted("7")
+    log = run.path / "submitit/7_0_log.out"
+    log.write_text("one\n")
+    run.began(1, "7", logs=[str(log)])
+    looks = []
+
+    def chosen_before(*arguments: Any) -> list[Segment]:
+        found = chosen(*arguments)
+        looks.append(found)
+        if len(looks) == look:
+            run.ended(1, "stopped").began(2, "7", logs=[str(log)], log_offset=len("one\n"))
+            log.write_text("one\ntwo\n")
+        return found
+
+    monkeypatch.setattr(follower, "chosen", chosen_before)
+    reader = Reader(RunDir(run.path))
+    read = [(part.attempt, block) for _ in range(2) for part, block in reader.new()]
+    assert read == [(1, b"one\n"), (2, b"two\n")]
 
 
 def test_what_has_been_read_is_not_read_again(run: HandMade) -> None:
