@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
-# Tests mostly wait, so more than cores do not help much; fewer take longer.
+# Processes that run tests. Those of Slurm start jobs beside them, so more than the cores does not pay.
 TEST_PROCESSES ?= 2
 
 .PHONY: env demo demo-data test slurm-install slurm-up slurm-down slurm-matrix lint format clean

@@ -53,27 +53,31 @@ def encode_batches(batches: Iterable[Batch], tokenizer_json: str, eos_token: int
         encoder = Encoder(tokenizer_json)
         yield from (_encode(batch, encoder, eos_token) for batch in batches)
         return
+    waiting: deque[Future[Encoded]] = deque()
+    with _ctrl_c_waits() as heed_ctrl_c, _workers(workers, tokenizer_json, eos_token) as pool:
+        for batch in batches:
+            waiting.append(pool.submit(_work, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+            heed_ctrl_c()
+        while waiting:
+            yield waiting.popleft().result()
+            heed_ctrl_c()
+
+
+@contextmanager
+def _workers(count: int, tokenizer_json: str, eos_token: int) -> Iterator[ProcessPoolExecutor]:
+    """`count` tokenizing processes, ended afterwards. Raises UserError when one of them is killed."""
     # Spawned, not forked: the tokenizer's threads and locks do not survive a fork.
     pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_json, eos_token)
+        count, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_json, eos_token)
     )
-    waiting: deque[Future[Encoded]] = deque()
-    with _ctrl_c_waits() as heed_ctrl_c:
-        try:
-            for batch in batches:
-                waiting.append(pool.submit(_work, batch))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-                heed_ctrl_c()
-            while waiting:
-                yield waiting.popleft().result()
-                heed_ctrl_c()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a tokenizing process was killed, perhaps for want of memory: try fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise UserError("a tokenizing process was killed, perhaps for want of memory: try fewer --workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
