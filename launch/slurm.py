@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from submitit.core.core import Job
 from submitit.core.utils import FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
-from launch.environment import clean_environment
+from launch.commands import SilentError, ask
 from launch.forecast import sbatch_words
 from launch.job import TrainJob
 from tmrc.config.errors import UserError
@@ -88,17 +86,12 @@ def _hand_over(executor: ScriptExecutor, jobs: Sequence[TrainJob]) -> list[str]:
 
 def _sbatch(script_file: Path, script: str) -> str:
     """What sbatch prints when it takes the job. Raises UserError with its words when it does not."""
-    environment = clean_environment(os.environ, script)
-    try:
-        done = subprocess.run(["sbatch", str(script_file)], capture_output=True, timeout=PATIENCE, env=environment)
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"sbatch: no answer within {PATIENCE:.0f} seconds, so it was stopped; look with squeue whether Slurm has "
-            "taken a job after all (--local runs on this machine)"
-        ) from None
-    except OSError as error:
-        raise UserError(f"sbatch: cannot be started: {error.strerror or error}") from None
+    try:  # nothing is added to the environment: the job would have it, too
+        done = ask("sbatch", str(script_file), patience=PATIENCE, script=script, environ={})
+    except SilentError as error:
+        hint = "" if error.missing else "; look with squeue whether Slurm has taken a job after all"
+        raise UserError(f"{error}{hint} (--local runs on this machine)") from None
     if done.returncode:
-        words = sbatch_words(done.stderr.decode(errors="replace"))
+        words = sbatch_words(done.stderr)
         raise UserError(f"sbatch: {words} (--local runs on this machine)")
-    return done.stdout.decode(errors="replace")
+    return done.stdout
