@@ -10,7 +10,7 @@ from pathlib import Path
 from launch.facts import read_facts
 from launch.logs import BLOCK, Segment, beginning, chosen
 from launch.standing import ACTIVE, executor, phase
-from launch.status import statuses
+from launch.status import Asker, statuses
 from tmrc.config.rundir import RunDir
 
 POLL = 0.5  # seconds between looks at the files
@@ -69,5 +69,5 @@ def over(run: RunDir, ask_slurm: bool) -> bool:
         return True
     if executor(facts) == "slurm" and not ask_slurm:
         return False
-    (one,), _ = statuses([run])
+    (one,), _ = statuses([run], Asker(aloud=False))
     return one.state not in ACTIVE

@@ -36,7 +36,7 @@ class Forecast:
 def forecast(script: str, partitions: Sequence[Partition] = ()) -> Forecast:
     """Ask sbatch about `script`. Raises UserError with sbatch's words when it would refuse the job."""
     try:
-        asked = ask("sbatch", "--test-only", patience=PATIENCE, script=script)
+        asked = ask("sbatch", "--test-only", patience=PATIENCE, script=script, aloud=True)
     except SilentError as error:
         return Forecast(None, str(error))
     said = asked.stderr

@@ -30,6 +30,9 @@ class Segment:
     heading: str
     attempt: int | None
     when: float  # unix time of its beginning or, where there was no attempt, of its last line
+    job: str | None = None
+    node: int = 0
+    host: str | None = None
 
     def size(self) -> int:
         """Bytes that are there now."""
@@ -64,7 +67,9 @@ def segments(run: RunDir, node: int = 0) -> list[Segment]:
             continue
         following = (later.log_offset for other, later in placed[n + 1 :] if other == path and node == 0)
         end = next((offset for offset in following if offset is not None), None)
-        found.append(Segment(path, start, end, _heading(attempt), attempt.number, attempt.began or 0.0))
+        host = attempt.nodes[node] if node < len(attempt.nodes) else None
+        about = (attempt.job_id if attempt.executor == "slurm" else None, node, host)
+        found.append(Segment(path, start, end, _heading(attempt), attempt.number, attempt.began or 0.0, *about))
     return found if node else _with_unclaimed(run, found)
 
 
@@ -74,7 +79,8 @@ def _with_unclaimed(run: RunDir, found: list[Segment]) -> list[Segment]:
     for path, when in _files(run):
         if path not in claimed:
             at = next((n for n, one in enumerate(found) if one.when > when), len(found))
-            found.insert(at, Segment(path, 0, None, f"{path.name}, no attempt", None, when))
+            job = path.name.removesuffix("_0_log.out")
+            found.insert(at, Segment(path, 0, None, f"{path.name}, no attempt", None, when, job))
     return found
 
 
@@ -147,7 +153,8 @@ def _log_of(run: RunDir, attempt: Attempt, node: int) -> Path | None:
 def _files(run: RunDir) -> list[tuple[Path, float]]:
     """The run's logs with the time of their last line, the oldest first; a sweep's tasks have theirs beside them."""
     jobs = {str(row.get("job_id")) for row in read_events(run) if row["event"] == "submitted"}
-    shared = [run.path.parent / "submitit" / f"{job}_0_log.out" for job in jobs if re.fullmatch(r"[0-9_]+", job)]
+    folders = list(run.path.parent.glob("submissions/*/submitit"))
+    shared = [one / f"{job}_0_log.out" for one in folders for job in jobs if re.fullmatch(r"[0-9_]+", job)]
     found = []
     for path in [*run.submitit.glob("*_0_log.out"), *shared]:
         with contextlib.suppress(OSError):

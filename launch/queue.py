@@ -54,16 +54,17 @@ class AccountRow:
     ended: float | None = None  # unix time
 
 
-def queue(job_ids: Iterable[str]) -> dict[str, QueueRow]:
+def queue(job_ids: Iterable[str], aloud: bool = False) -> dict[str, QueueRow]:
     """Job id (`123`, `123_4` for the task of an array) -> what squeue says; jobs it does not know are left out.
 
-    Raises QueueUnknown where nobody answers: no squeue, slurmctld down, ten seconds without a word.
+    `aloud` says on stderr that squeue is waited for. Raises QueueUnknown where nobody answers: no squeue, slurmctld
+    down, ten seconds without a word.
     """
     wanted = {job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)}
     if not wanted:
         return {}
     command = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%N|%S|%L|%r", "-j", _bases(wanted)]
-    done = _ask(command)
+    done = _ask(command, aloud)
     if done.returncode != 0:
         if "Invalid job id" in done.stderr:  # what it says of the only job asked for when that has long ended
             return {}
@@ -82,13 +83,14 @@ def queue(job_ids: Iterable[str]) -> dict[str, QueueRow]:
     return {job_id: row for job_id, row in found.items() if row is not None}
 
 
-def accounting(job_ids: Iterable[str]) -> dict[str, AccountRow]:
+def accounting(job_ids: Iterable[str], aloud: bool = False) -> dict[str, AccountRow]:
     """Job id -> what sacct says. Empty, silently, on the many clusters where nobody keeps accounts, or none answer."""
     wanted = {job_id for job_id in job_ids if _JOB_ID.fullmatch(job_id)}
     if not wanted:
         return {}
     try:
-        done = _ask(["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode,NodeList,End", "-j", _bases(wanted)])
+        command = ["sacct", "-n", "-P", "-X", "-o", "JobID,State,ExitCode,NodeList,End", "-j", _bases(wanted)]
+        done = _ask(command, aloud)
     except QueueUnknown:
         return {}
     found = {}
@@ -99,10 +101,10 @@ def accounting(job_ids: Iterable[str]) -> dict[str, AccountRow]:
     return found
 
 
-def _ask(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _ask(command: list[str], aloud: bool) -> subprocess.CompletedProcess[str]:
     """Run one of Slurm's commands, times as Unix times. Raises QueueUnknown when it cannot be run or takes too long."""
     try:
-        return ask(*command, patience=PATIENCE, environ={**ENGLISH, "SLURM_TIME_FORMAT": "%s"})
+        return ask(*command, patience=PATIENCE, environ={**ENGLISH, "SLURM_TIME_FORMAT": "%s"}, aloud=aloud)
     except SilentError as error:
         raise QueueUnknown(str(error)) from None
 

@@ -87,7 +87,7 @@ def _hand_over(executor: ScriptExecutor, jobs: Sequence[TrainJob]) -> list[str]:
 def _sbatch(script_file: Path, script: str) -> str:
     """What sbatch prints when it takes the job. Raises UserError with its words when it does not."""
     try:  # nothing is added to the environment: the job would have it, too
-        done = ask("sbatch", str(script_file), patience=PATIENCE, script=script, environ={})
+        done = ask("sbatch", str(script_file), patience=PATIENCE, script=script, environ={}, aloud=True)
     except SilentError as error:
         hint = "" if error.missing else "; look with squeue whether Slurm has taken a job after all"
         raise UserError(f"{error}{hint} (--local runs on this machine)") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from launch.complete import directories, files
+
 
 @click.group()
 def data() -> None:
@@ -11,9 +13,11 @@ def data() -> None:
 
 
 @data.command(short_help="Tokenize text into a new data set.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCES...")
-@click.option("-o", "--out", required=True, help="directory for the data set; new or empty")
-@click.option("--tokenizer", metavar="FILE|NAME", help="tokenizer file, or its name on the Hugging Face hub")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCES...", shell_complete=files)
+@click.option("-o", "--out", required=True, shell_complete=directories, help="new or empty directory")
+@click.option(
+    "--tokenizer", metavar="FILE|NAME", shell_complete=files, help="tokenizer file, or its name on the Hugging Face hub"
+)
 @click.option("--train-tokenizer", "vocabulary", type=int, metavar="VOCAB", help="train a byte-level BPE of this size")
 @click.option("--glob", "globs", multiple=True, metavar="PATTERN", help="files to take from directories; repeatable")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="files and directories to leave out; repeatable")
@@ -70,7 +74,7 @@ def prepare(
 
 
 @data.command(short_help="Show what a data set holds.")
-@click.argument("path")
+@click.argument("path", shell_complete=files)
 @click.option("--context-length", type=int, default=512, show_default=True, help="tokens of a sequence")
 @click.option("--sample", "samples", type=int, default=0, metavar="N", help="show the beginnings of N sequences")
 @click.option("--eos-token", type=int, help="token id that ends a document  [default: what the data says, or 1]")

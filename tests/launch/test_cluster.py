@@ -158,8 +158,10 @@ def test_a_cluster_that_does_not_answer_does_not_hold_up_a_dry_run(tmp_path: Pat
     began = time.monotonic()
     done = submit(tmp_path, "--dry-run", "-c", "2", sinfo=SLOW, sbatch=SLOW)
     assert done.code == 0 and "#SBATCH --requeue" in done.out and "\nstart " not in done.out
-    assert done.err.startswith("note: the cluster does not answer, so nothing was checked against it: sinfo does not")
-    assert len(done.err.splitlines()) == 1
+    assert done.err.startswith(
+        "waiting for sinfo ...\nnote: the cluster does not answer, so nothing was checked against it: sinfo does not"
+    )
+    assert len(done.err.splitlines()) == 2
     assert time.monotonic() - began < 30  # not the minute that they sleep
     down = refusing("slurm_load_partitions: Unable to contact slurm controller (connect failure)")
     assert "it: slurm_load_partitions: Unable to" in submit(tmp_path, "--dry-run", "-c", "2", sinfo=down).err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -85,9 +86,10 @@ def test_a_job_whose_set_up_failed_has_its_log_shown_where_it_belongs(run: HandM
 
 def test_a_sweeps_task_has_its_log_beside_the_runs(tmp_path: Path) -> None:
     run = HandMade(tmp_path / "sweep").submitted("12_3")
-    (tmp_path / "sweep/submitit").mkdir()
-    (tmp_path / "sweep/submitit/12_3_0_log.out").write_text("mine\n")
-    (tmp_path / "sweep/submitit/12_4_0_log.out").write_text("another's\n")
+    beside = tmp_path / "sweep/submissions/1/submitit"
+    beside.mkdir(parents=True)
+    (beside / "12_3_0_log.out").write_text("mine\n")
+    (beside / "12_4_0_log.out").write_text("another's\n")
     assert logs(run).out.splitlines()[1:] == ["mine"]
 
 
@@ -209,3 +211,58 @@ def test_what_has_been_read_is_not_read_again(run: HandMade) -> None:
     with (run.path / "submitit/8_0_log.out").open("a") as file:
         file.write("!")
     assert [block for _, block in reader.new()] == [b"!"]
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_has_an_object_a_line(run: HandMade) -> None:
+    done = logs(run, "--json", "-n", 3)
+    assert done.code == 0 and done.err == ""
+    assert objects(done.out) == [
+        {"attempt": 2, "job": "7", "node": 0, "host": "node1", "line": "four"},
+        {"attempt": 3, "job": "8", "node": 0, "host": "node1", "line": "five"},
+        {"attempt": 3, "job": "8", "node": 0, "host": "node1", "line": "six"},
+    ]
+    (other, *_) = objects(logs(run, "--json", "--node", 1).out)
+    assert (other["node"], other["host"], other["line"]) == (1, "node2", "other node")
+    wrong = logs(run, "--json", "--attempt", 9)
+    assert wrong.code == 2 and wrong.out == "" and len(wrong.err.splitlines()) == 1
+
+
+def test_json_of_odd_lines(run: HandMade) -> None:
+    (run.path / "submitit/5_0_log.out").write_bytes(
+        b"\n\xff\x1b[2J\ttab\n" + "ü\u2028".encode() + b"\n" + b"x" * 3_000_000
+    )
+    os.utime(run.path / "submitit/5_0_log.out", (1, 1))
+    found = objects(logs(run, "--json").out)
+    early = [one["line"] for one in found if one["attempt"] is None]
+    assert early[:3] == ["", "\ufffd\x1b[2J\ttab", "ü\u2028"] and found[0]["job"] == "5"
+    assert "".join(early[3:]) == "x" * 3_000_000 and len(early) > 4  # in parts, so that none is of any length
+    assert [one["line"] for one in found if one["attempt"]] == [
+        "modules loaded",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+    ]
+
+
+def test_json_of_what_comes_has_whole_lines_only(tmp_path: Path) -> None:
+    slurm = FakeSlurm(tmp_path / "bin")
+    slurm.queue("7|RUNNING|n|1|1:00|None")
+    run = HandMade(tmp_path / "artifacts").submitted("7")
+    log = run.path / "submitit/7_0_log.out"
+    log.write_text("one\ntw")
+    run.began(1, "7", logs=[str(log)])
+    process = follow(run.path, "--json", env=slurm.env)
+    assert process.stdout is not None and json.loads(process.stdout.readline())["line"] == "one"
+    with log.open("a") as file:
+        file.write("o\nthree")
+    assert json.loads(process.stdout.readline())["line"] == "two"
+    run.ended(1)
+    assert [one["line"] for one in objects(process.stdout.read())] == ["three"]
+    assert process.wait(10) == 0

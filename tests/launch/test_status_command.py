@@ -134,7 +134,7 @@ def test_watch_in_a_pipe_tells_of_steps_now_and_then(
         return "running", clock[0]
 
     monkeypatch.setattr(screen, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda _: None))
-    screen.watch(look, lambda width, colour: [f"at {clock[0]:.0f}"], 2)
+    screen.watch(look, lambda *_: [f"at {clock[0]:.0f}"], 2)
     assert capsys.readouterr().out.split("\n") == ["at 1002", "", "at 1062", "", "at 1122", ""]
 
 

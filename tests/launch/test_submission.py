@@ -118,6 +118,8 @@ def test_a_cluster_in_trouble(cluster: Cluster, tmp_path: Path) -> None:
     cluster.controller_stop()
     done = submit(cluster, tmp_path, "--dry-run", "-A", "lab")
     assert done.code == 0 and "#SBATCH --requeue\n" in done.out
-    assert done.err.startswith("note: the cluster does not answer, so nothing was checked against it: sinfo does not")
+    assert done.err.startswith(
+        "waiting for sinfo ...\nnote: the cluster does not answer, so nothing was checked against it: sinfo does not"
+    )
     done = call("--resume", run["run_dir"], module=REAL, env=cluster.env)
     assert done.code == 2 and f"cannot tell whether job {run['job_id']} still runs: " in done.err

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tmrc.config.errors import DataError
+from tmrc.config.waiting import waiting
 from tmrc.data.batches import BatchReader
 from tmrc.data.dataset import TokenDataset, open_dataset
 from tmrc.data.progress import Advance, progress
@@ -75,7 +76,8 @@ def inspect_dataset(
 
     Raises DataError when the data cannot be read. Tokens outside the vocabulary are listed as problems.
     """
-    dataset = open_dataset(path, context_length, eos_token=eos_token)
+    with waiting("the ends of the shards to be found"):
+        dataset = open_dataset(path, context_length, eos_token=eos_token)
     size = sum(shard.text_tokens for shard in dataset.shards) * dataset.metadata.item_bytes
     with progress("reading", size) as advance:
         shards = list(_shard_reports(dataset, advance))

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, else a line now and then."""
+"""Progress of long work on stderr: a bar on a terminal, else a line now and then; nothing for what is soon done."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from tmrc.config.waiting import PATIENCE
+
 Advance = Callable[[int], None]  # told how much is done by now
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int) -> Iterator[Advance]:
-    """Show how much of `total` bytes is done. Work of a few seconds prints no lines."""
-    with _bar(label, total) if sys.stderr.isatty() else contextlib.nullcontext(_lines(label, total)) as advance:
+    """Show how much of `total` bytes is done, from two seconds on."""
+    with contextlib.ExitStack() as stack:
+        begin = time.monotonic() + PATIENCE
+        shown: Advance | None = None
+
+        def advance(done: int) -> None:
+            nonlocal shown
+            if shown is None and time.monotonic() >= begin:
+                shown = stack.enter_context(_bar(label, total)) if sys.stderr.isatty() else _lines(label, total)
+            if shown is not None:
+                shown(done)
+
         yield advance
 
 
 def _lines(label: str, total: int) -> Advance:
-    last = time.monotonic()
+    last = -_SECONDS_BETWEEN_LINES
 
     def advance(done: int) -> None:
         nonlocal last

@@ -57,8 +57,10 @@ def _print_tables(found: Inspection) -> None:
     table = Table(show_footer=len(found.shards) > 1)
     table.add_column("shard", "all", overflow="fold")
     for column in columns:
-        table.add_column(column.replace("_", " "), f"{found.total(column):,}", justify="right")
-    table.add_column("largest token", f"{max(shard.max_token for shard in found.shards):,}", justify="right")
+        table.add_column(column.replace("_", " "), f"{found.total(column):,}", justify="right", overflow="fold")
+    table.add_column(
+        "largest token", f"{max(shard.max_token for shard in found.shards):,}", justify="right", overflow="fold"
+    )
     for shard in found.shards:
         cells = [f"{getattr(shard, column):,}" for column in (*columns, "max_token")]
         table.add_row(Text(shard.file), *cells)
