@@ -4,6 +4,7 @@ attempts/<n>/owner.json       host, process and job that runs attempt n, written
 attempts/<n>/rank_<k>.pid     process of rank k, written by it once its signal handlers stand
 attempts/<n>/rank_<k>.json    what rank k ended with, written by it
 attempts/<n>/node_<k>.json    what became of torchrun on the k-th node of a Slurm job, written by the job there
+attempts/<n>/spent.json       where its time goes, written by rank 0 about once a second (see tmrc.train.spent)
 attempts/<n>/job.json         what the attempt ended with, written by the job last
 attempts/lock                 held (flock) by the job while it runs
 attempts/submit.lock          held (flock) by `tmrc-submit` from its first look at the run to its own end

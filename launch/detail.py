@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.facts import Attempt, Row, attempt_numbers, integer, read_attempt, read_events, word
+from launch.goodput import account_of, goodput_lines
+from launch.goodput import as_object as goodput_object
 from launch.logs import log_files
 from launch.plaintext import one_line
 from launch.progress import amount, duration
@@ -30,6 +32,7 @@ def as_object(one: RunStatus, run: RunDir) -> dict[str, Any]:
     return {
         **asdict(one),
         "history": attempts,
+        "goodput": goodput_object(account_of(one, run)),
         "logs": [str(path) for path in log_files(run)],
         "next": next_command(one),
     }
@@ -69,7 +72,7 @@ def page(one: RunStatus, run: RunDir, width: int | None, colour: bool) -> list[s
     pairs.append(("state", state + (f": {note}" if note else "")))
     if one.job_id:
         pairs.append(("job", one_line(one.job_id)))
-    pairs += _progress(one)
+    pairs += [*_progress(one), *goodput_lines(account_of(one, run), run)]
     lines = [line for label, text in pairs for line in _wrapped(label, text, width)]
     attempts = history(run)
     if attempts:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launch.attempts import Ending, Owner, last_attempt, newest_step, read_ending, read_json, read_owner, write_json
 from launch.decide import Past
+from launch.goodput import record_goodput
 from launch.jobs import down_nodes, past_state
 from launch.slurmlog import read_log, why_ended
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_WANTS_REQUEUE, RunDir, append_event, read_jsonl
@@ -48,6 +49,7 @@ def close_unfinished(run: RunDir, job_id: str) -> None:
         about = {"attempt": number, "step": step, "kind": kind, "cause": message, "action": "requeued"}
         append_event(run, "requeued", **about, job_id=job_id)
     write_json(run.attempt(number) / "job.json", asdict(ending))
+    record_goodput(run, number)
 
 
 def _cause(run: RunDir, number: int, owner: Owner, requeued: bool) -> tuple[str, str, str | None]:

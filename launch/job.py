@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from launch.attempts import Ending, begin_attempt, hold_lock, newest_step, this_process, write_json
+from launch.goodput import record_goodput
 from launch.node import NodeTask, run_node
 from launch.processes import alive, kill_descendants
 from launch.rendezvous import Rendezvous
@@ -129,14 +130,14 @@ class TrainJob:
 
 
 def record(run: RunDir, number: int, ending: Ending) -> None:
-    """Say how the attempt ended, once: in job.json, and in events.jsonl where no rank has."""
+    """Say how the attempt ended, once: in job.json, and in events.jsonl where no rank has; and where its time went."""
     write_json(run.attempt(number) / "job.json", asdict(ending))
-    if ending.status != "failed":
-        return
-    told = any(row.get("event") == "failed" and row.get("attempt") == number for row in read_jsonl(run.events))
-    if not told:
+    rows = read_jsonl(run.events) if ending.status == "failed" else []
+    told = any(row.get("event") == "failed" and row.get("attempt") == number for row in rows)
+    if ending.status == "failed" and not told:
         about = {"attempt": number, "step": ending.step, "exit_code": ending.exit_code, "kind": ending.kind}
         append_event(run, "failed", **about, cause=ending.message)
+    record_goodput(run, number)
 
 
 def _log_path() -> Path | None:

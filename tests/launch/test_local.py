@@ -26,7 +26,7 @@ def test_a_run_that_finishes(tmp_path: Path) -> None:
         0.5,
     )
     assert steps(run) == list(range(1, 21)) * 1
-    assert [row["event"] for row in events(run)] == ["submitted", "started", "checkpoint", "finished"]
+    assert [row["event"] for row in events(run)] == ["submitted", "started", "checkpoint", "finished", "goodput"]
     assert stat.S_IMODE((run / "submitit").stat().st_mode) == 0o700
     assert json.loads((run / "run.json").read_text())["command"][-1] == "launch.name=toy-run"
     everything = b"".join(

@@ -4,9 +4,9 @@ artifacts_path/<run_id>/
   config.yaml      the whole configuration, resolved, as it was at submission
   run.json         id, versions, git commit, dirty diff, submit command
   metrics.jsonl    one object a logged step; after a resume each step stands there once
-  events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed
+  events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed, goodput
   cancel.json      there from `tmrc cancel` until the run is resumed
-  attempts/<n>/    what each rank of attempt n ended with: rank_<k>.json
+  attempts/<n>/    what each rank of attempt n ended with, rank_<k>.json, and where its time went, spent.json
   checkpoints/     step_<8 digits>/, and .attempt_<n>/ of the attempt that may write (see tmrc.train.fence)
   submitit/        Submitit's own files and the logs; 0700, since it holds pickles
   code/            the packages as they were at submission

@@ -15,6 +15,7 @@ from tmrc.train.checkpoint import TrainerState, prune, save_checkpoint
 from tmrc.train.failures import DiskError
 from tmrc.train.fence import Fence
 from tmrc.train.metrics import MetricsFile
+from tmrc.train.spent import Spent
 
 SAY_EVERY = 60.0  # seconds between lines in the log
 
@@ -22,8 +23,9 @@ SAY_EVERY = 60.0  # seconds between lines in the log
 class Keeper:
     """Writes for one attempt. Raises SupersededError once a later attempt has begun."""
 
-    def __init__(self, fence: Fence, metrics: MetricsFile, keep: int) -> None:
+    def __init__(self, fence: Fence, metrics: MetricsFile, keep: int, spent: Spent | None = None) -> None:
         self._fence = fence
+        self._spent = spent
         self._metrics = metrics
         self._keep = keep
         self._said = -SAY_EVERY
@@ -66,7 +68,9 @@ class Keeper:
                 f"the checkpoint of step {state.step} cannot be written ({error}); earlier ones are intact"
             ) from None
         self._fence.require()  # it may have been held up anywhere above
-        self.event("checkpoint", state.step, path=path.name, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        spent = {"spent": self._spent.so_far()} if self._spent else {}  # what comes after it can be lost
+        self.event("checkpoint", state.step, path=path.name, seconds=seconds, **spent)
 
     def close(self) -> None:
         """Make the last rows durable."""

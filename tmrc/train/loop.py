@@ -146,6 +146,7 @@ class Loop:
         if parts.validation is None:
             progress.validation_due = False
             return True
+        parts.world.pulse("validating")
         loss = parts.validation.run(parts.module, parts.build_mask, parts.probe, self._interrupted)
         if loss is None:
             return False

@@ -69,6 +69,7 @@ class Start:
         parts = build_parts(config, plan, world, state.micro_batch_size if state else None)
         self._warm_up(parts)
         progress = Progress()
+        world.pulse.step = state.step if state else 0
         if checkpoint and state:
             self._restore(checkpoint, state, parts)
             progress = Progress(state.step, state.validation_due, state.step, time.monotonic())
@@ -135,7 +136,7 @@ class Start:
         """Bring the run's files to `progress`, and say that training starts."""
         metrics = rewind(fence, progress.step, progress.validation_due)
         set_aside(fence, progress.step)
-        keeper = Keeper(fence, metrics, self.config.training.keep_checkpoints)
+        keeper = Keeper(fence, metrics, self.config.training.keep_checkpoints, self.world.pulse.spent)
         _say_started(keeper, parts, state)
         return keeper
 
