@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from launch.standing import phase
 from launch.status import RunStatus, statuses
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir, append_event
+from tmrc.config.waiting import waiting
 
 LEAVE_PATIENCE = 10.0  # seconds for a job to leave the queue once Slurm has been told
 BEGIN_PATIENCE = 20.0  # seconds for a local run that is being started to be at the point where it can be asked
@@ -38,12 +40,22 @@ class Cancelled:
     message: str
 
 
-def cancel_run(run: RunDir, at_once: bool) -> Cancelled:
-    """Cancel one run, saving first unless `at_once`. A run that has ended is left as it is.
+def cancel_runs(runs: Sequence[RunDir], at_once: bool) -> Iterator[Cancelled | UserError]:
+    """Cancel runs, saving first unless `at_once`; one that has ended is left as it is.
 
-    Raises UserError when whoever runs it cannot be told; nothing has changed then.
+    In place of a run whose executor cannot be told comes the error; of that run nothing has changed then.
     """
-    (one,), problem = statuses([run])
+    found, problem = statuses(runs)
+    jobs = [(run, one) for run, one in zip(runs, found, strict=True) if one.active and one.job_id]
+    together = _cancel_together(jobs, at_once) if len(jobs) > 1 and not problem else {}
+    for run, one in zip(runs, found, strict=True):
+        try:
+            yield together.get(one.run_id) or _cancel(run, one, at_once, problem)
+        except UserError as error:
+            yield error
+
+
+def _cancel(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Cancelled:
     if not one.active:
         why = f" ({one.cause})" if one.cause and one.state in ("failed", "lost") else ""
         return _done(one, "none", f"is {one.state}{why}; nothing to cancel")
@@ -52,13 +64,43 @@ def cancel_run(run: RunDir, at_once: bool) -> Cancelled:
     return _cancel_here(run, one, at_once)
 
 
+def _cancel_together(jobs: Sequence[tuple[RunDir, RunStatus]], at_once: bool) -> dict[str, Cancelled]:
+    """Run id -> what was done, of the jobs that one call of scancel could tell; of the others nothing has changed."""
+    done: dict[str, Cancelled] = {}
+    for plainly in (True, False):
+        group = [(run, one) for run, one in jobs if _is_plain(one, at_once) is plainly]
+        notes = [_leave_note(run, plainly) for run, _ in group]
+        ids = [str(one.job_id) for _, one in group]
+        if ids and _scancel(*([] if plainly else ["--signal=TERM"]), *ids):
+            for note in notes:  # each for itself tells which of them is refused, and why
+                note.unlink(missing_ok=True)
+            continue
+        with waiting(f"{len(ids)} jobs to leave the queue"):
+            gone = plainly and bool(ids) and _have_left(ids)
+        done |= {one.run_id: _told(run, one, plainly, gone) for run, one in group}
+    return done
+
+
+def _is_plain(one: RunStatus, at_once: bool) -> bool:
+    """Whether plain scancel does it: a suspended job cannot save, and one that waits has nothing to save."""
+    return at_once or one.state in ("pending", "suspended")
+
+
+def _told(run: RunDir, one: RunStatus, plainly: bool, gone: bool) -> Cancelled:
+    """What one call of scancel for many jobs has done to this one."""
+    return _ended(run, one, gone) if plainly else _asked(one)
+
+
+def _asked(one: RunStatus) -> Cancelled:
+    return _done(one, "asked", f"job {one.job_id} was asked to save and stop; it will not be requeued")
+
+
 def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Cancelled:
     if one.job_id is None:
         raise UserError(f"{run.path}: its job is not known, so it cannot be cancelled")
     if problem:
         raise UserError(f"{run.path}: job {one.job_id} cannot be cancelled from here: {problem}")
-    # A suspended job cannot save, and one that waits has nothing to save.
-    at_once = at_once or one.state in ("pending", "suspended")
+    at_once = _is_plain(one, at_once)
     note = _leave_note(run, at_once)
     try:
         if at_once:
@@ -67,7 +109,7 @@ def _cancel_job(run: RunDir, one: RunStatus, at_once: bool, problem: str) -> Can
     except UserError:
         note.unlink(missing_ok=True)
         raise
-    return _done(one, "asked", f"job {one.job_id} was asked to save and stop; it will not be requeued")
+    return _asked(one)
 
 
 def _leave_note(run: RunDir, at_once: bool) -> Path:
@@ -90,10 +132,17 @@ def _ask_job(job_id: str) -> None:
 
 
 def _end_job(run: RunDir, one: RunStatus, job_id: str) -> Cancelled:
-    """Plain scancel, and a word in the run's events where nobody was running that could leave one."""
+    """Plain scancel."""
     if words := _scancel(job_id):
         raise UserError(f"job {job_id} cannot be cancelled: {words}")
-    gone = _has_left(job_id)
+    with waiting(f"job {job_id} to leave the queue"):
+        gone = _have_left([job_id])
+    return _ended(run, one, gone)
+
+
+def _ended(run: RunDir, one: RunStatus, gone: bool) -> Cancelled:
+    """What plain scancel has done, and a word in the run's events where nobody was running that could leave one."""
+    job_id = one.job_id
     if gone and phase(read_facts(run)) in ("waiting", "running"):
         (now,), _ = statuses([run])
         with contextlib.suppress(OSError):
@@ -104,15 +153,15 @@ def _end_job(run: RunDir, one: RunStatus, job_id: str) -> Cancelled:
     return _done(one, "killed", f"job {job_id} was cancelled at once{ending}")
 
 
-def _has_left(job_id: str) -> bool:
-    """Whether the job leaves the queue within the time that this usually takes."""
+def _have_left(job_ids: Sequence[str]) -> bool:
+    """Whether the jobs leave the queue within the time that this usually takes."""
     deadline = time.monotonic() + LEAVE_PATIENCE
     while time.monotonic() < deadline:
         try:
-            row = queue([job_id]).get(job_id)
+            rows = queue(job_ids)
         except QueueUnknown:
             return False
-        if row is None or not row.active:
+        if not any(row.active for row in rows.values()):
             return True
         time.sleep(POLL)
     return False
@@ -120,7 +169,8 @@ def _has_left(job_id: str) -> bool:
 
 def _cancel_here(run: RunDir, one: RunStatus, at_once: bool) -> Cancelled:
     """SIGINT to the process of a run in the foreground, as Ctrl-C; three of them end it at once."""
-    last = _attempt_here(run)
+    with waiting("the run to be at the point where it can be asked"):
+        last = _attempt_here(run)
     if last is None or last.pid is None:
         return _done(one, "none", "has just ended; nothing to cancel")
     asked = number_of(read_object(run.cancel), "time")
@@ -165,7 +215,7 @@ def _attempt_here(run: RunDir) -> Attempt | None:
 def _scancel(*arguments: str) -> str:
     """Run scancel; returns why it failed, or nothing. Raises UserError where it cannot be run."""
     try:
-        done = ask("scancel", *arguments, patience=3 * PATIENCE)
+        done = ask("scancel", *arguments, patience=3 * PATIENCE, aloud=True)
     except SilentError as error:
         hint = ": cancel the run on a machine of its cluster" if error.missing else ""
         raise UserError(f"{error}{hint}") from None

@@ -55,7 +55,7 @@ def ask_cluster() -> Cluster:
     """One sinfo call. It never raises: where there is no answer there is nothing to check against."""
     command = ["sinfo", "-h", "-a", "-e", "-o", _FORMAT]  # hidden partitions too; alike nodes together
     try:
-        asked = ask(*command, patience=PATIENCE)
+        asked = ask(*command, patience=PATIENCE, aloud=True)
     except SilentError as error:
         return Cluster({}, str(error))
     if asked.returncode:
@@ -132,6 +132,16 @@ def _words(gpus: int, launch: LaunchConfig) -> str:
     parts += [f"{launch.cpus_per_task} cores"] if launch.cpus_per_task else []
     parts += [launch.mem] if launch.mem else []
     return " and ".join(parts)
+
+
+def check_tasks(tasks: int) -> None:
+    """Raise ConfigError for an array of more tasks than the cluster takes."""
+    try:
+        said = ask("scontrol", "show", "config", patience=PATIENCE, aloud=True).stdout
+    except SilentError:
+        return
+    if (match := re.search(r"^MaxArraySize\s*=\s*(\d+)$", said, re.MULTILINE)) and tasks > int(match[1]):
+        raise ConfigError(f"-m: the sweep has {tasks} points to run, valid: at most {match[1]}, the tasks of one array")
 
 
 def check_times(launch: LaunchConfig, resources: Resources, save: float) -> None:

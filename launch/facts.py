@@ -164,9 +164,9 @@ def newest_checkpoint(run: RunDir) -> tuple[int, float] | None:
     return (int(newest[5:]), made) if newest and made is not None else None
 
 
-def read_object(path: Path) -> Row:
-    """The object in a JSON file; empty when it is not there, not whole, or something else."""
-    return _row(_end_of(path, LARGEST)[0])
+def read_object(path: Path, largest: int = LARGEST) -> Row:
+    """The object in a JSON file of up to `largest` bytes; empty when it is not there, not whole, or something else."""
+    return _row(_end_of(path, largest)[0])
 
 
 def number_of(row: Row, key: str) -> float | None:

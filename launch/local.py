@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from launch.attempts import Ending, Owner, last_attempt, living_ranks, read_ending, read_owner, write_json
+from launch.goodput import record_goodput
 from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
 from launch.processes import adopt_orphans, kill_descendants, start_time
@@ -49,7 +50,7 @@ class LocalResult:
 
 
 @dataclass
-class _Requests:
+class StopRequests:
     """Requests to stop: how many came, how many were passed on."""
 
     came: int = 0
@@ -70,12 +71,11 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
     before = last_attempt(run)
     me = (os.getpid(), start_time(os.getpid()))
     job = TrainJob(str(run.path), resources.processes, resources.devices, me, trainer)
-    requests = _Requests()
     tails = Tail(run.metrics), Tail(run.events)
     for tail in tails:
         tail.skip()
     state = State()
-    with _signals_counted(requests), display() as shown:
+    with signals_counted() as requests, display() as shown:
         submitted = _submit(run, job)
         with contextlib.suppress(OSError):
             append_event(run, "submitted", attempt=before + 1, executor="local", job_id=submitted.job_id)
@@ -127,7 +127,7 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
         shown.update(state)
 
 
-def _pass_on(requests: _Requests, own: _Own | None, shown: Display) -> None:
+def _pass_on(requests: StopRequests, own: _Own | None, shown: Display) -> None:
     """Tell the job of requests to stop, once it can be told."""
     if requests.passed_on == requests.came:
         return
@@ -169,6 +169,7 @@ def _ending(run: RunDir, own: _Own | None, log: Path) -> Ending:
     with contextlib.suppress(OSError):  # a full disk must not hide how training ended
         write_json(run.attempt(own.number) / "job.json", vars(ending))
         append_event(run, "failed", attempt=own.number, exit_code=ending.exit_code, cause=ending.message)
+        record_goodput(run, own.number)
     return ending
 
 
@@ -201,8 +202,9 @@ def _signals_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_counted(requests: _Requests) -> Iterator[None]:
+def signals_counted() -> Iterator[StopRequests]:
     """INT, TERM and HUP are requests to stop, but for those that whoever started us has us ignore."""
+    requests = StopRequests()
 
     def count(signum: int, frame: FrameType | None) -> None:
         requests.came += 1
@@ -211,7 +213,7 @@ def _signals_counted(requests: _Requests) -> Iterator[None]:
     heeded = [signum for signum in signals if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup ignores HUP
     before = [signal.signal(signum, count) for signum in heeded]
     try:
-        yield
+        yield requests
     finally:
         for signum, handler in zip(heeded, before, strict=True):
             signal.signal(signum, handler)

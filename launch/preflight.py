@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.cluster import Partition, ask_cluster, check_fits, check_times, chosen
+from launch.cluster import Partition, ask_cluster, check_fits, check_tasks, check_times, chosen
 from launch.gpus import Resources
-from tmrc.config.errors import ConfigError, shown
+from tmrc.config.errors import ConfigError, UserError, shown
 from tmrc.config.estimate import SAVE_MARGIN, checkpoint_bytes, save_seconds
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.config.validate import narrow_heads
+from tmrc.config.waiting import waiting
 from tmrc.data.plan import DataPlan, mismatches, plan_data
 
 OWN_BYTES = 2_000_000  # of a run besides its checkpoints: code, logs, metrics
@@ -36,13 +38,55 @@ def preflight(config: Config, resources: Resources, run: RunDir | None = None) -
 
     `run` is the run to be continued: the checkpoints that it has already are not counted again.
     """
+    _check_computation(config, resources)
+    kept = config.training.keep_checkpoints
+    what = f"keep_checkpoints {kept} and one being written" if config.training.save_model else "code and logs"
+    path = Path(config.training.artifacts_path) if run is None else run.path  # a run to be continued may have moved
+    free = check_artifacts(path, room_wanted(config, run), what)
+    with waiting("the data's files"):
+        return _facts(config, plan_data(config), free)
+
+
+def preflight_points(
+    points: Sequence[tuple[str, Config, RunDir | None]], resources: Resources, folder: Path
+) -> list[Facts]:
+    """The same for the points of a sweep in `folder`: their names, configurations, and runs where they are there.
+
+    Raises UserError that names the first point which is not valid.
+    """
+    wanted = sum(room_wanted(config, run) for _, config, run in points)
+    free = check_artifacts(folder, wanted, f"the checkpoints of {len(points)} points")
+    plans: dict[object, DataPlan] = {}
+    found = []
+    for name, config, _ in points:
+        try:
+            _check_computation(config, resources)
+            found.append(_facts(config, _plan(config, plans), free))
+        except UserError as error:
+            raise type(error)(f"point {name}: {error}") from None
+    return found
+
+
+def _check_computation(config: Config, resources: Resources) -> None:
     check_batches(config, resources)
     if resources.gpus and config.training.device != "cpu" and (problem := narrow_heads(config)):
         raise ConfigError(f"model.n_head: {problem}")
-    free = check_artifacts(config, run)
-    data = plan_data(config)
+
+
+def _facts(config: Config, data: DataPlan, free: int) -> Facts:
     let_pass = mismatches(config, data.metadata)
     return Facts(data, free, tuple(f"{what}; datasets.allow_mismatch lets it pass" for what in let_pass))
+
+
+def _plan(config: Config, known: dict[object, DataPlan]) -> DataPlan:
+    """The data of a point, looked at once for all that use it in the same way."""
+    training = config.training
+    lengths = (training.epochs, training.train_steps, training.batch_size, training.val_interval, training.val_batches)
+    use = (config.datasets, config.tokenizer, config.model.context_length, lengths)
+    if use not in known:
+        with waiting("the data's files"):
+            known[use] = plan_data(config)
+    return known[use]
 
 
 def check_batches(config: Config, resources: Resources) -> None:
@@ -68,12 +112,14 @@ def check_run_path(path: Path) -> None:
         raise ConfigError(f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path without : and %")
 
 
-def check_artifacts(config: Config, run: RunDir | None = None) -> int:
-    """The run directory must be writable and have room for the checkpoints; returns the free bytes.
+def room_wanted(config: Config, run: RunDir | None = None) -> int:
+    """Bytes that a run will write; the checkpoints that `run` has already are not counted again."""
+    wanted = disk_bytes(config) or 0
+    return wanted + OWN_BYTES if run is None else max(0, wanted - _bytes_in(run.checkpoints))
 
-    `run` is a run to be continued, which may have moved since, and has checkpoints already.
-    """
-    path = Path(config.training.artifacts_path) if run is None else run.path
+
+def check_artifacts(path: Path, wanted: int, what: str) -> int:
+    """The directory to come must be writable and have room for `wanted` bytes of `what`; returns the free bytes."""
     try:
         folder = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
         status = os.statvfs(folder)
@@ -85,11 +131,7 @@ def check_artifacts(config: Config, run: RunDir | None = None) -> int:
         raise ConfigError(f"training.artifacts_path: {folder}: you may not write there")
     _try_to_write(folder)
     free = status.f_bavail * status.f_frsize
-    wanted = disk_bytes(config) or 0
-    wanted = wanted + OWN_BYTES if run is None else max(0, wanted - _bytes_in(run.checkpoints))
     if wanted > free:
-        kept = config.training.keep_checkpoints
-        what = f"keep_checkpoints {kept} and one being written" if config.training.save_model else "code and logs"
         raise ConfigError(f"training.artifacts_path: {folder}: {size(free)} free, but {what} take {size(wanted)}")
     return free
 
@@ -122,8 +164,11 @@ def disk_bytes(config: Config) -> int | None:
     return None if one is None else (config.training.keep_checkpoints + 1) * one
 
 
-def check_slurm(config: Config, resources: Resources) -> tuple[list[Partition], str]:
-    """Check what the job asks for; returns the partitions that may run it, and why the cluster gave no answer."""
+def check_slurm(config: Config, resources: Resources, tasks: int = 1) -> tuple[list[Partition], str]:
+    """Check what the job asks for; returns the partitions that may run it, and why the cluster gave no answer.
+
+    `tasks` are those of an array; `config` is then of the point whose checkpoints take longest.
+    """
     for word in (config.launch.python or "").split():
         if word.endswith(".sif") and word.startswith("/") and not Path(word).is_file():
             raise ConfigError(f"launch.python: {word}: no such file")
@@ -134,6 +179,8 @@ def check_slurm(config: Config, resources: Resources) -> tuple[list[Partition], 
         return [], cluster.silence or "sinfo names no partition"
     partitions = chosen(config.launch, cluster)
     check_fits(config.launch, resources, partitions, save)
+    if tasks > 1:
+        check_tasks(tasks)
     return partitions, ""
 
 

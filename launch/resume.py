@@ -159,7 +159,7 @@ def _refuse_queued(run: RunDir) -> None:
     jobs = {str(row["job_id"]) for row in rows[-2:] if row.get("executor", "slurm") == "slurm" and row.get("job_id")}
     jobs |= {owner.job_id} if owner and owner.job_id and owner.executor == "slurm" else set()
     try:
-        there = queue(jobs)
+        there = queue(jobs, aloud=True)
     except QueueUnknown as error:
         if "configuration source" in str(error):
             return  # Slurm's commands are here, but no cluster

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,14 @@ COPIES = 3  # tries to copy the code while it is edited
 
 def new_run_id(config: Config, source: str | Path) -> str:
     """`<name>-<UTC time>-<4 hex digits>`; the name is launch.name or the configuration file's."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-.") or "run"
     now = datetime.datetime.now(datetime.UTC)
-    return f"{config.launch.name or stem[:40]}-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+    return f"{name_of(config, source)}-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+
+
+def name_of(config: Config, source: str | Path) -> str:
+    """launch.name or the configuration file's, as far as it can be part of a directory's name."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source).stem).strip("-.") or "run"
+    return config.launch.name or stem[:40]
 
 
 def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
@@ -43,12 +48,33 @@ def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
     It appears under its name when it is whole: whoever is killed on the way leaves a hidden directory and no run.
     """
     run = RunDir(Path(config.training.artifacts_path) / run_id)
-    unfinished = RunDir(run.path.with_name(f".{run_id}"))
+
+    def fill(unfinished: RunDir) -> None:
+        copy_code(unfinished.code)
+        _describe(unfinished, config, provenance(run_id, command))
+
+    _make(run, fill)
+    return run
+
+
+def create_point(run: RunDir, config: Config, code: Path, about: dict[str, Any]) -> None:
+    """Make the directory of one of many runs, which share a copy of the `code`. Raises UserError when it cannot be."""
+
+    def fill(unfinished: RunDir) -> None:
+        unfinished.code.symlink_to(os.path.relpath(code, run.path))  # a sweep can be moved as a whole
+        _describe(unfinished, config, {"id": run.path.name, **about})
+
+    _make(run, fill)
+
+
+def _make(run: RunDir, fill: Callable[[RunDir], None]) -> None:
+    """The directory of a new run, which appears under its name when `fill` has done its work on it."""
+    unfinished = RunDir(run.path.with_name(f".{run.path.name}"))
     try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.path.mkdir()  # a run directory is never written into by a second run
         try:
-            _fill(unfinished, config, provenance(run_id, command))
+            fill(unfinished)
             unfinished.path.rename(run.path)
         except BaseException:
             shutil.rmtree(unfinished.path, ignore_errors=True)
@@ -56,13 +82,11 @@ def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
     except OSError as error:
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # the first of many
         raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why}") from None
-    return run
 
 
-def _fill(run: RunDir, config: Config, about: dict[str, Any]) -> None:
-    """Write what an attempt needs into the new directory."""
+def _describe(run: RunDir, config: Config, about: dict[str, Any]) -> None:
+    """Write what is known of the run, run.json last."""
     run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
-    copy_code(run.code)
     write_config(config, run.config)
     write_json(run.run_json, about)
 

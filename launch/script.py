@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.environment import user_defaults
@@ -38,21 +39,41 @@ trap tmrc_ended EXIT
 trap 'tmrc_code=$?; ((${{#BASH_SOURCE[@]}} > 1)) || exit "$tmrc_code"' ERR"""
 
 
-def batch_script(
-    run: RunDir, launch: LaunchConfig, resources: Resources, runs_file: Path | None = None, array: str | None = None
-) -> str:
-    """The script of one run or, with `array` ("0-9%2") and `runs_file` (a run directory a line), of many.
+@dataclass(frozen=True)
+class Array:
+    """An array of jobs: its name, how many tasks it has and may run at a time, and where its files are.
 
-    An array's `run` is the directory whose code/ and submitit/ all its tasks share. Nothing but the arguments decides
-    the text, so a job can render its successor's. Raises ConfigError for a value not allowed.
+    `folder` holds runs.txt, a run directory a line, and submitit/ with the logs of all tasks.
+    """
+
+    name: str
+    tasks: int
+    parallel: int | None
+    folder: Path
+
+    @property
+    def runs_file(self) -> Path:
+        """Task k runs the run in line k, counted from 0."""
+        return self.folder / "runs.txt"
+
+    @property
+    def submitit(self) -> Path:
+        """Submitit's directory of the array."""
+        return self.folder / "submitit"
+
+
+def batch_script(what: RunDir | Array, launch: LaunchConfig, resources: Resources) -> str:
+    """The script of one run or of an array.
+
+    Nothing but the arguments decides the text, so a job can render its successor's. Raises ConfigError for a value
+    that is not allowed.
     """
     check_launch(launch)
-    for path in (run.path, *([runs_file] if runs_file is not None else [])):
-        check_script_path("training.artifacts_path", path)
+    check_script_path("training.artifacts_path", what.folder if isinstance(what, Array) else what.path)
     lines = ["#!/bin/bash"]
-    for name, value in directives(run, launch, resources, array).items():
+    for name, value in directives(what, launch, resources).items():
         lines.append(f"#SBATCH --{name}" + (f"={shlex.quote(value)}" if value else ""))
-    what = ["--runs", str(runs_file)] if runs_file is not None else [str(run.path)]
+    arguments = ["--runs", str(what.runs_file)] if isinstance(what, Array) else [str(what.path)]
     lines += [
         "",
         "# a signal before the supervisor listens is noted, not died of",
@@ -60,17 +81,25 @@ def batch_script(
         f'export {FIRST_PATH}="$PATH" # has Slurm\'s commands, whatever set-up does to PATH',
         "",
         "# the run's own copy of the code, before anything else that is called tmrc",
+        f"tmrc_run={_run_words(what)}",
         "tmrc_start() {",
-        f"  export PYTHONPATH={shlex.quote(str(run.code))}${{PYTHONPATH:+:$PYTHONPATH}} PYTHONSAFEPATH=1",
+        '  export PYTHONPATH="$tmrc_run/code${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1',
         "  export SUBMITIT_EXECUTOR=slurm",
         f"  trap '' {' '.join(_SIGNALS)}",
-        f"  exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *what])}",
+        f"  exec {shlex.join([sys.executable, '-u', '-m', 'launch.supervise', *arguments])}",
         "}",
         *_setup(launch.setup),
         "",
         "tmrc_start",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _run_words(what: RunDir | Array) -> str:
+    """The run's directory in shell; an array's task looks it up in the list, in which each run has a line."""
+    if isinstance(what, RunDir):
+        return shlex.quote(str(what.path))
+    return f'"$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(what.runs_file))})"'
 
 
 def _setup(given: Sequence[str]) -> list[str]:
@@ -94,10 +123,11 @@ def script_notes(launch: LaunchConfig, script: str) -> Iterator[str]:
         yield "launch.cpus_per_task is not set, so a node gives the cores that the partition does by default, often one"
 
 
-def directives(run: RunDir, launch: LaunchConfig, resources: Resources, array: str | None = None) -> dict[str, str]:
+def directives(what: RunDir | Array, launch: LaunchConfig, resources: Resources) -> dict[str, str]:
     """sbatch's parameters by their long names; an empty text is a parameter without a value."""
+    array = what if isinstance(what, Array) else None
     wanted = {
-        "job-name": run.run_id,
+        "job-name": what.name if isinstance(what, Array) else what.run_id,
         "partition": launch.partition,
         "account": launch.account,
         "qos": launch.qos,
@@ -109,14 +139,19 @@ def directives(run: RunDir, launch: LaunchConfig, resources: Resources, array: s
         "time": launch.time,
         "constraint": launch.constraint,
         "exclude": launch.exclude,
-        "array": array,
+        "array": _tasks(array) if array else None,
         "signal": f"USR2@{resources.warning}",
         "requeue": "",
         "open-mode": "append",
-        "output": str(run.submitit / f"{'%A_%a' if array else '%j'}_0_log.out"),  # where Submitit looks for it
+        "output": str(what.submitit / f"{'%A_%a' if array else '%j'}_0_log.out"),  # where Submitit looks for it
         **_further(launch, resources),
     }
     return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _tasks(array: Array) -> str:
+    """Its tasks as sbatch writes them: `0-9%2`."""
+    return f"0-{array.tasks - 1}" + (f"%{array.parallel}" if array.parallel else "")
 
 
 def _further(launch: LaunchConfig, resources: Resources) -> dict[str, str]:

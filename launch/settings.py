@@ -50,16 +50,40 @@ def load_settings(source: str | Path, overrides: Sequence[str], flags: Mapping[s
 
     Raises ConfigError, one line that names where the value stands, the key, what was given and what is valid.
     """
+    lower = _template_overrides(source, overrides, flags)
+    config = load_config(source, [*lower, *overrides, *flag_overrides(flags)])
+    check_launch(config.launch)
+    return config
+
+
+def load_points(
+    source: str | Path, fixed: Sequence[str], points: Sequence[Sequence[str]], flags: Mapping[str, Any]
+) -> list[Config]:
+    """As `load_settings`, for each of the points of a sweep: `fixed` overrides for all, and its own for each.
+
+    Raises ConfigError, which names the first point that is not valid when the configuration without it is.
+    """
+    lower, values = _template_overrides(source, fixed, flags), read_yaml_mapping(find_config(source))
+    found = []
+    for own in points:
+        try:
+            config = load_config(source, [*lower, *fixed, *own, *flag_overrides(flags)], values)
+        except ConfigError as error:
+            raise ConfigError(f"point {' '.join(own)}: {error}") from None
+        found.append(config)
+    check_launch(found[0].launch)
+    return found
+
+
+def _template_overrides(source: str | Path, overrides: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
+    """What the template says that nothing above it does."""
     section = _launch_section(source, overrides)
     given = {**section, **{name: value for name, value in flags.items() if value is not None}}
     given_names = {name for name, value in given.items() if value is not None}
     template: dict[str, Any] = {}
     if isinstance(given.get("template"), str):
         template = load_template(given["template"], find_config(source).parent)
-    lower = [_override(name, value) for name, value in template.items() if name not in given_names]
-    config = load_config(source, [*lower, *overrides, *flag_overrides(flags)])
-    check_launch(config.launch)
-    return config
+    return [_override(name, value) for name, value in template.items() if name not in given_names]
 
 
 def flag_overrides(flags: Mapping[str, Any]) -> list[str]:

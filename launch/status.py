@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from launch.facts import Attempt, Facts, Row, integer, number_of, read_facts, word
 from launch.queue import QueueRow, QueueUnknown, accounting, queue
 from launch.standing import ACTIVE, ENDED, Slurm, Standing, current_job, executor, phase, standing
+from launch.sweepdir import varying_overrides
 from launch.words import why_waiting
 from tmrc.config.rundir import RunDir
 
@@ -41,6 +42,7 @@ class RunStatus:
     kind: str | None  # why the last attempt ended, in one word
     cause: str | None  # the same in a line
     created: float
+    point: str | None = None  # of a sweep: the overrides that set it apart
 
     @property
     def active(self) -> bool:
@@ -53,6 +55,7 @@ class Asker:
     """Asks Slurm about jobs, not again within `patience` seconds unless something has happened to their runs."""
 
     patience: float = 0.0
+    aloud: bool = True  # whether people are told on stderr what is waited for
     known: frozenset[tuple[str, str]] = frozenset()
     when: float = -math.inf
     answer: Slurm = Slurm()
@@ -63,7 +66,7 @@ class Asker:
         known = frozenset((job, now) for job, now in phases if job and now in ("waiting", "running"))
         if not known <= self.known or time.monotonic() - self.when >= self.patience:
             try:
-                self.answer = Slurm(queue(job for job, _ in known), self.answer.accounts)
+                self.answer = Slurm(queue((job for job, _ in known), self.aloud), self.answer.accounts)
             except QueueUnknown as problem:
                 self.answer = Slurm(problem=str(problem))
             self.known, self.when = known, time.monotonic()
@@ -73,7 +76,7 @@ class Asker:
         """The same with what sacct says of `jobs`, which are gone."""
         new = set(jobs) - set(self.answer.accounts)
         if new:
-            self.answer = replace(self.answer, accounts={**self.answer.accounts, **accounting(new)})
+            self.answer = replace(self.answer, accounts={**self.answer.accounts, **accounting(new, self.aloud)})
         return self.answer
 
 
@@ -87,7 +90,9 @@ def statuses(runs: Iterable[RunDir], asker: Asker | None = None) -> tuple[list[R
         found[n] = read_facts(found[n].run)
     jobs = [current_job(found[n]) for n in gone if standing(found[n], slurm).cause]
     slurm = asker.ask_accounts(filter(None, jobs))
-    return [judge(facts, slurm) for facts in found], slurm.problem
+    points = varying_overrides(facts.run for facts in found)
+    judged = (judge(facts, slurm) for facts in found)
+    return [replace(one, point=points.get(one.run_id)) for one in judged], slurm.problem
 
 
 def judge(facts: Facts, slurm: Slurm) -> RunStatus:

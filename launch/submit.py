@@ -5,26 +5,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import hold_lock, last_attempt
 from launch.forecast import Forecast, forecast
 from launch.gpus import Resources, local_resources, slurm_resources
+from launch.grid import key_of
+from launch.interrupts import interruptible
 from launch.plan import make_plan, show_plan
 from launch.preflight import Facts, check_run_path, check_slurm, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script, script_notes
 from launch.settings import check_launch, load_settings, resume_overrides
-from tmrc.config.errors import UserError
+from launch.words import typed_command
+from tmrc.config.errors import ConfigError, UserError
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
 
@@ -45,6 +47,8 @@ class Request:
     as_json: bool = False
     command: tuple[str, ...] = ()
     trainer: str = "tmrc.train"
+    multirun: bool = False
+    parallel: int | None = None  # points of a sweep at a time
 
 
 @dataclass(frozen=True)
@@ -63,32 +67,18 @@ class _Prepared:
 
 def submit(request: Request) -> int:
     """Do what is asked; returns the exit code. Raises UserError."""
+    if request.multirun:
+        from launch.multirun import run_sweep
+
+        return run_sweep(request)
     prepared = _prepare(request)
     if request.dry_run:
         return _show(request, prepared)
     if request.local:
         _begin(request, prepared)
         return _run_here(request, prepared)
-    with _interruptible():
+    with interruptible():
         return _submit_job(request, prepared, _begin(request, prepared))
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Within, TERM and a closed terminal raise, as Ctrl-C does, so that what was begun is undone."""
-
-    def leave(signum: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    for signum, handler in before.items():
-        if handler is not signal.SIG_IGN:  # as under nohup
-            signal.signal(signum, leave)
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _begin(request: Request, prepared: _Prepared) -> Callable[[], None]:
@@ -138,7 +128,12 @@ def _check(request: Request, config: Config, run: RunDir, there: RunDir | None =
 
 def _new(request: Request) -> tuple[Config, RunDir]:
     assert request.source is not None
-    config = load_settings(request.source, request.overrides, request.flags)
+    try:
+        config = load_settings(request.source, request.overrides, request.flags)
+    except ConfigError as error:
+        several = [text for text in request.overrides if re.search(r"^sweep=|=.*(,|\b(choice|range)\()", text)]
+        hint = " (-m makes a sweep of several values)" if any(key_of(text) in str(error) for text in several) else ""
+        raise ConfigError(f"{error}{hint}") from None
     return config, RunDir(Path(config.training.artifacts_path) / new_run_id(config, request.source))
 
 
@@ -216,7 +211,7 @@ def _submit_job(request: Request, prepared: _Prepared, undo: Callable[[], None])
         _print_json({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id})
     else:
         print(f"submitted job {job_id}\n{'run':9}{run.path}\n{'log':9}{run.submitit / f'{job_id}_0_log.out'}")
-        print(f"{'next':9}{_typed('tmrc')} status {shlex.quote(str(run.path))}")
+        print(f"{'next':9}{typed_command('tmrc')} status {shlex.quote(str(run.path))}")
     _say_notes(prepared)
     return 0
 
@@ -256,13 +251,8 @@ def _say_how_it_ended(request: Request, run: RunDir, result: LocalResult) -> Non
 def _next_command(exit_code: int, run: RunDir) -> str:
     where = shlex.quote(str(run.path))
     if exit_code == EXIT_WANTS_REQUEUE:
-        return f"{_typed('tmrc-submit')} --local --resume {where}"
-    return f'{_typed("tmrc")} generate {where} --prompt "..."' if exit_code == EXIT_FINISHED else ""
-
-
-def _typed(command: str) -> str:
-    """How to call one of our commands: by name where that is on PATH, else by path."""
-    return command if shutil.which(command) else shlex.quote(str(Path(sys.executable).parent / command))
+        return f"{typed_command('tmrc-submit')} --local --resume {where}"
+    return f'{typed_command("tmrc")} generate {where} --prompt "..."' if exit_code == EXIT_FINISHED else ""
 
 
 def _print_json(values: dict[str, Any]) -> None:

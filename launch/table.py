@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from launch.plaintext import one_line
 from launch.progress import amount, duration
+from launch.standing import STATES
 from launch.status import RunStatus
 
 GAP = "  "
 NOTE_WIDTH = 30  # with less room than this beside the columns, notes get lines of their own
 SHORTEST_NAME = 12
+POINT_WIDTH = 40
 STARTS = "starts it: no checkpoint yet"  # what --resume does then
 GIVE_WAY = ("TOKENS/S", "VAL", "ATT", "SAVED", "ETA", "LOSS")  # columns that are left out first when there is no room
 _COLOURS = {
@@ -33,8 +35,14 @@ class _Column:
 
 def table(found: Sequence[RunStatus], width: int | None, colour: bool) -> list[str]:
     """Lines for runs, those that run last, with a heading and a summary. `width` None is as wide as it gets."""
+    return [*rows(found, width, colour), *_summary(found, width)]
+
+
+def rows(found: Sequence[RunStatus], width: int | None, colour: bool, brief: bool = False) -> list[str]:
+    """The same without the summary; `brief`: without notes of active runs where these would take lines of their own."""
     ordered = sorted(found, key=lambda one: (one.active, one.created, one.run_id))
-    cells = {column.name: [column.name, *(column.text(one) for one in ordered)] for column in _COLUMNS}
+    columns = [column for column in _COLUMNS if column.name != "POINT" or any(one.point for one in found)]
+    cells = {column.name: [column.name, *(column.text(one) for one in ordered)] for column in columns}
     widths = {name: max(map(columns_of, texts)) for name, texts in cells.items()}
     shown = _that_fit(widths, width)
     used = sum(widths[name] for name in shown) + len(GAP) * (len(shown) - 1)
@@ -48,9 +56,15 @@ def table(found: Sequence[RunStatus], width: int | None, colour: bool) -> list[s
         if note and beside:
             line += GAP + cut(note, room)
         lines.append(line.rstrip())
-        if note and not beside:
+        if note and not beside and not (brief and one and one.active):
             lines.append(GAP * 2 + cut(note, max(SHORTEST_NAME, (width or 0) - 2 * len(GAP))))
-    return [*lines, *_summary(ordered, width)]
+    return lines
+
+
+def counts(found: Sequence[RunStatus]) -> str:
+    """How many runs are in which state, in the order of STATES."""
+    number = Counter(one.state for one in found)
+    return ", ".join(f"{number[state]:,} {state}" for state in STATES if number[state])
 
 
 def note_of(one: RunStatus) -> str:
@@ -69,6 +83,11 @@ def note_of(one: RunStatus) -> str:
 def state_of(one: RunStatus) -> str:
     """The state, with a question mark where only files tell of it."""
     return one.state + ("" if one.sure else "?")
+
+
+def point_of(one: RunStatus) -> str:
+    """What sets a point of a sweep apart, without the sections of its keys: `lr=0.0003 n_layer=4`."""
+    return cut(re.sub(r"(?<!\S)\+*(?:\w+\.)+", "", one_line(one.point or "")), POINT_WIDTH)
 
 
 def steps_of(one: RunStatus) -> str:
@@ -142,9 +161,8 @@ def _cell(name: str, text: str, width: int, coloured: RunStatus | None) -> str:
 def _summary(found: Sequence[RunStatus], width: int | None) -> list[str]:
     if len(found) < 2:
         return []
-    counts = Counter(one.state for one in found)
-    lines = [cut(f"{len(found):,} runs: {', '.join(f'{n:,} {state}' for state, n in counts.items())}", width)]
-    if counts["lost"]:
+    lines = [cut(f"{len(found):,} runs: {counts(found)}", width)]
+    if any(one.state == "lost" for one in found):
         saved = [one.checkpoint_step is not None for one in found if one.state == "lost"]
         lines.append(cut(f"lost: tmrc-submit --resume RUN {_what_resume_does(saved)}", width))
     return ["", *lines]
@@ -159,6 +177,7 @@ def _what_resume_does(saved: Sequence[bool]) -> str:
 
 _COLUMNS = (
     _Column("RUN", lambda one: one_line(one.run_id), right=False),
+    _Column("POINT", point_of, right=False),
     _Column("STATE", state_of, right=False),
     _Column("STEP", steps_of),
     _Column("LOSS", lambda one: number(one.loss)),

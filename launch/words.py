@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from launch.queue import AccountRow, QueueRow
 
@@ -96,3 +100,8 @@ def clock(moment: float, seconds: str = "") -> str:
         return time.strftime(f"%H:%M{seconds}", when)
     day = "%b %d" if abs(moment - time.time()) < 180 * 86400 else "%Y-%m-%d"
     return time.strftime(f"{day} %H:%M{seconds}", when)
+
+
+def typed_command(command: str) -> str:
+    """How to call one of our commands: by name where that is on PATH, else by path."""
+    return command if shutil.which(command) else shlex.quote(str(Path(sys.executable).parent / command))

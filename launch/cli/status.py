@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from launch.complete import runs_and_sweeps
+
 if TYPE_CHECKING:
     from launch.status import Asker, RunStatus
     from tmrc.config.rundir import RunDir
@@ -18,7 +20,7 @@ ASK_SLURM = 10.0  # seconds between two questions to Slurm while watching: its c
 
 
 @click.command()
-@click.argument("target", required=False, metavar="[RUN|DIR]")
+@click.argument("target", required=False, metavar="[RUN|DIR]", shell_complete=runs_and_sweeps)
 @click.option("-w", "--watch", "watched", is_flag=True, help="Show it anew until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds, of --watch.")
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects, or one object for a run.")
@@ -32,24 +34,22 @@ def status(target: str | None, watched: bool, interval: float, as_json: bool) ->
     from launch.status import Asker
 
     never_fails_to_print()
-    view = _View(*_wanted(target), as_json, Asker(ASK_SLURM if watched else 0.0))
+    view = _View(*_wanted(target), as_json, Asker(ASK_SLURM if watched else 0.0, not watched or sys.stdout.isatty()))
     if watched:
-        watch(view.look, view.lines, interval)
+        watch(view.look, view.lines, interval, in_place=not as_json)
         return
     view.look()
     click.echo("\n".join(view.lines(width_of_stdout(), coloured())), color=True)
 
 
-def _wanted(target: str | None) -> tuple[RunDir | None, Path]:
-    """The run, or else the directory of runs."""
-    from launch.find import default_folder, find_run, is_run
+def _wanted(name: str | None) -> tuple[RunDir | None, Path]:
+    """The run, or else the directory of runs or of a sweep."""
+    from launch.find import default_folder, find_target
 
-    if target is None:
+    if name is None:
         return None, default_folder()
-    folder = Path(target)
-    if "\0" not in target and folder.is_dir() and not is_run(folder):
-        return None, folder
-    return find_run(target), folder
+    target = find_target(name)
+    return target.run, target.path
 
 
 @dataclass
@@ -65,16 +65,16 @@ class _View:
 
     def look(self) -> tuple[object, object]:
         """Look at everything again; returns the states, and everything but what changes with time alone."""
-        from launch.find import runs_in
+        from launch.find import Target
         from launch.status import statuses
 
-        runs = runs_in(self.folder) if self.run is None else [self.run]
+        runs = Target(self.folder).runs() if self.run is None else [self.run]
         self.found, self.problem = statuses(runs, self.asker)
         states = [(one.run_id, one.state, one.sure, one.attempts, one.kind) for one in self.found]
         return (self.problem, states), [replace(one, time_left=None) for one in self.found]
 
-    def lines(self, width: int | None, colour: bool) -> list[str]:
-        """How it stood at the last look, as lines for a terminal of `width` columns."""
+    def lines(self, width: int | None, colour: bool, height: int | None = None) -> list[str]:
+        """How it stood at the last look, as lines for a terminal of `width` columns, at most `height` for a table."""
         if self.as_json:
             if self.problem:
                 print(f"queue unknown: {self.problem}", file=sys.stderr)
@@ -84,6 +84,10 @@ class _View:
             from launch.detail import page
 
             return [*page(self.found[0], self.run, width, colour), *unknown]
+        if height is not None and self.found:
+            from launch.live import live
+
+            return [*live(self.found, width, colour, height - len(unknown)), *unknown]
         from launch.table import table
 
         return [*(table(self.found, width, colour) if self.found else [f"no runs in {self.folder}"]), *unknown]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from launch.cli.run import run_command
+from launch.complete import config_and_overrides, runs, templates
 
 TRAINER = "tmrc.train"
 
@@ -24,12 +25,21 @@ TRAINER = "tmrc.train"
 @click.option("-C", "--constraint", metavar="X", help="Node features.")
 @click.option("-x", "--exclude", metavar="NODES", help="Nodes to keep off.")
 @click.option("-J", "--name", metavar="NAME", help="Name of the job; the run id begins with it. [CONFIG's file name]")
-@click.option("--template", metavar="NAME|FILE", help="Site template with settings for all of the above.")
+@click.option(
+    "--template",
+    metavar="NAME|FILE",
+    shell_complete=templates,
+    help="Site template with settings for all of the above.",
+)
 @click.option("--local", is_flag=True, help="Run here, in the foreground. Ctrl-C saves and stops.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the batch script; start and write nothing.")
-@click.option("--resume", metavar="RUN", help="Continue a run: its directory, or its id's beginning.")
+@click.option(
+    "--resume", metavar="RUN", shell_complete=runs, help="Continue a run: its directory, or its id's beginning."
+)
+@click.option("-m", "--multirun", is_flag=True, help="A sweep: a run for each combination of the KEYs' values.")
+@click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="Points of a sweep that run at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-@click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1)
+@click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=config_and_overrides)
 @click.pass_context
 def submit(
     context: click.Context,
@@ -38,6 +48,8 @@ def submit(
     local: bool,
     dry_run: bool,
     resume: str | None,
+    multirun: bool,
+    parallel: int | None,
     as_json: bool,
     **flags: Any,
 ) -> int:
@@ -45,6 +57,9 @@ def submit(
 
     CONFIG is a YAML file or the name of a packaged configuration; KEY=VALUE overrides one of its keys, such as
     optimizer.lr=3e-4. Options override the `launch:` section of CONFIG, which overrides the template.
+
+    With -m, a VALUE may be several: optimizer.lr=1e-4,3e-4 'model.n_layer=range(4,9,2)', or sweep=NAME for a file of
+    them. The points are one Slurm array; the same command again runs those that are missing or failed.
 
     Exit codes of a run: 0 finished, 2 error in configuration or data, 75 stopped after saving, else a crash.
     """
@@ -54,11 +69,18 @@ def submit(
         given.remove(source)
     if source is None and resume is None:
         raise click.UsageError("CONFIG is missing: a YAML file or the name of a packaged configuration")
+    if parallel and not multirun:
+        raise click.UsageError("--parallel is for sweeps: give -m as well")
+    if resume and multirun:
+        raise click.UsageError("--resume continues one run; a sweep goes on when it is submitted again")
     from launch.submit import Request
     from launch.submit import submit as start
 
     trainer = context.obj or TRAINER
-    return start(Request(source, tuple(given), flags, local, dry_run, resume, as_json, tuple(sys.argv), trainer))
+    command = tuple(sys.argv)
+    return start(
+        Request(source, tuple(given), flags, local, dry_run, resume, as_json, command, trainer, multirun, parallel)
+    )
 
 
 def main(trainer: str = TRAINER) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launch.gpus import slurm_resources
-from launch.script import EARLY_SIGNAL, FIRST_PATH, SETUP_FAILED, batch_script, script_notes
+from launch.script import EARLY_SIGNAL, FIRST_PATH, SETUP_FAILED, Array, batch_script, script_notes
 from tests.launch.helpers import wait_for, write_config
 from tmrc.config.errors import ConfigError
 from tmrc.config.load import load_config
@@ -43,14 +43,14 @@ def make_run(tmp_path: Path, name: str = "toy-1", **launch: object) -> tuple[Run
     return run, load_config(write_config(tmp_path, launch=launch))
 
 
-def render(run: RunDir, config: Config, **array: object) -> str:
-    return batch_script(run, config.launch, slurm_resources(config), **array)  # type: ignore[arg-type]
+def render(what: RunDir | Array, config: Config) -> str:
+    return batch_script(what, config.launch, slurm_resources(config))
 
 
-def start(tmp_path: Path, script: str) -> subprocess.Popen[str]:
+def start(tmp_path: Path, script: str, **variables: str) -> subprocess.Popen[str]:
     file = tmp_path / "script.sh"
     file.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": "/elsewhere"}
+    environment = {**os.environ, "PYTHONPATH": "/elsewhere", **variables}
     return subprocess.Popen(
         ["bash", str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
         start_new_session=True,
@@ -136,13 +136,20 @@ def test_a_python_that_only_the_nodes_have_is_remarked_upon(tmp_path: Path) -> N
     assert list(script_notes(config.launch, render(run, config))) == []
 
 
-def test_an_array_shares_code_and_takes_its_runs_from_a_file(tmp_path: Path) -> None:
-    run, config = make_run(tmp_path, "sweep")
-    script = render(run, config, runs_file=run.path / "runs.txt", array="0-9%2")
-    assert "#SBATCH --array=0-9%2\n" in script
-    assert f"#SBATCH --output={run.submitit}/%A_%a_0_log.out\n" in script
-    out, err = start(tmp_path, script).communicate(timeout=30)
-    assert json.loads(out)["arguments"] == ["--runs", str(run.path / "runs.txt")], err
+def test_a_task_of_an_array_finds_its_run_in_a_list_and_uses_that_ones_code(tmp_path: Path) -> None:
+    make_run(tmp_path, "other run")
+    run, config = make_run(tmp_path, "my run")
+    array = Array("sweep", 10, 2, tmp_path / "a sweep")
+    array.folder.mkdir()
+    array.runs_file.write_text(f"{tmp_path / 'runs' / 'other run'}\n{run.path}\n")
+    script = render(array, config)
+    assert "#SBATCH --array=0-9%2\n" in script and "#SBATCH --job-name=sweep\n" in script
+    assert f"#SBATCH --output='{array.submitit}/%A_%a_0_log.out'\n" in script
+    assert "#SBATCH --array=0-9\n" in render(replace(array, parallel=None), config)
+    out, err = start(tmp_path, script, SLURM_ARRAY_TASK_ID="1").communicate(timeout=30)
+    seen = json.loads(out)
+    assert seen["arguments"] == ["--runs", str(array.runs_file)], err
+    assert seen["path"] == f"{run.code}:/elsewhere"
 
 
 def test_a_job_renders_its_successors_script_from_the_run_alone(tmp_path: Path) -> None:

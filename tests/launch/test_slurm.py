@@ -78,7 +78,7 @@ def test_a_submitted_run_uses_the_code_it_was_submitted_with(tmp_path: Path) -> 
         assert contents(run / "code" / package) == before[package]
     assert load_config(run / "config.yaml").model.d_model == 16
     script = (tmp_path / "bin/submitted.sh").read_text()
-    assert f"export PYTHONPATH={run}/code$" in script
+    assert f"tmrc_run={run}\n" in script and 'export PYTHONPATH="$tmrc_run/code$' in script
 
 
 @pytest.mark.parametrize("text", HOSTILE)

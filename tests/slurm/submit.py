@@ -18,22 +18,19 @@ def submit_array(source: str, overrides: list[str]) -> None:
     from launch.gpus import slurm_resources
     from launch.job import TrainJob
     from launch.rundirs import create_run, new_run_id
-    from launch.script import batch_script
+    from launch.script import Array, batch_script
     from launch.settings import load_settings
     from launch.slurm import submit_array
-    from tmrc.config.rundir import RunDir, append_event
+    from tmrc.config.rundir import append_event
 
     config = load_settings(source, overrides, {})
     run = create_run(config, new_run_id(config, source), sys.argv)
-    sweep = RunDir(run.path.parent / f"sweep-{run.run_id}")
-    sweep.submitit.mkdir(parents=True, mode=0o700)
-    sweep.code.symlink_to(run.code)
-    runs = sweep.path / "runs.txt"
-    runs.write_text(f"{sweep.path / 'none'}\n{run.path}\n")
     resources = slurm_resources(config)
-    script = batch_script(sweep, config.launch, resources, runs, "0-1")
+    array = Array(f"sweep-{run.run_id}", 2, None, run.path.parent / f"sweep-{run.run_id}")
+    array.submitit.mkdir(parents=True, mode=0o700)
+    array.runs_file.write_text(f"{array.folder / 'none'}\n{run.path}\n")
     job = TrainJob(str(run.path), resources.processes, resources.devices, trainer=TRAINER)
-    job_id = submit_array(sweep.submitit, [job, job], script)[1]
+    job_id = submit_array(array.submitit, [job, job], batch_script(array, config.launch, resources))[1]
     append_event(run, "submitted", executor="slurm", job_id=job_id, overrides=overrides)
     print(json.dumps({"run_id": run.run_id, "run_dir": str(run.path), "job_id": job_id}))
 

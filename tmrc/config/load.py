@@ -6,9 +6,10 @@ the usual submit stays fast.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from tmrc.config.yaml_file import dump_yaml, parse_yaml, read_yaml_mapping
 _OVERRIDE = re.compile(r"^(?:\+{0,2}([A-Za-z_][\w.\-]*)=(.*)|~([A-Za-z_][\w.\-]*))$", re.DOTALL)
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(source: str | Path, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Config:
     """The configuration in the file (or packaged configuration) `source`, with `key=value` overrides applied.
 
-    Raises ConfigError, one line that names the file, the key, what was given and what is valid.
+    `values` is what the file holds, where it has been read already. Raises ConfigError, one line that names the file,
+    the key, what was given and what is valid.
     """
     file = find_config(source)
-    values = read_yaml_mapping(file)
+    values = read_yaml_mapping(file) if values is None else copy.deepcopy(dict(values))
     parsed = [_parse_override(text) for text in overrides]
     if "defaults" in values:
         check_interpolations({"defaults": values["defaults"]}, lambda _: str(file))

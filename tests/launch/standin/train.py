@@ -2,7 +2,7 @@
 
 Tags: `step_seconds=0.05`, `start_seconds=1`, `deaf=1` (never stops), `error=TEXT` (user error), `crash=TEXT`,
 `kill=<rank>` (SIGKILL to itself at half the steps), `hang=<rank>` (stands still there, whatever it is told),
-`child=1` (every rank starts a child that sleeps).
+`child=1` (every rank starts a child that sleeps), `val=1` (a validation loss at the end: the learning rate).
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ class Trainer:
                 with self.run.metrics.open("a") as file:
                     row = {"step": self.step, "loss": 10 / self.step, "lr": 1e-4, "tokens_per_s": 12345.6}
                     file.write(json.dumps(row) + "\n")
+        if self.rank == 0 and self.tag("val") and self.step == total:
+            with self.run.metrics.open("a") as file:
+                file.write(json.dumps({"step": self.step, "val_loss": self.config.optimizer.lr}) + "\n")
         if self.rank == 0:
             saved.write_text(str(self.step))
         self.say("checkpoint", path=str(saved), seconds=0.0)

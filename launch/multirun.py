@@ -1,0 +1,152 @@
+"""What `tmrc-submit -m` does: a sweep as one Slurm array, or some points at a time on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launch.attempts import last_attempt
+from launch.cluster import Partition
+from launch.forecast import Forecast, forecast
+from launch.gpus import Resources
+from launch.grid import expand
+from launch.interrupts import interruptible
+from launch.points import Point, Sweep, check_sweep, plan_sweep, read_points, settle
+from launch.preflight import Facts, check_slurm
+from launch.script import Array, batch_script, script_notes
+from launch.sweepfiles import WRITERS, begin, sweep_lock
+from tmrc.config.errors import UserError
+from tmrc.config.estimate import save_seconds
+from tmrc.config.load import find_config
+from tmrc.config.rundir import append_event
+
+if TYPE_CHECKING:
+    from launch.submit import Request
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep that passed preflight. Nothing of what is to come is on disk yet."""
+
+    sweep: Sweep
+    resources: Resources
+    facts: Sequence[Facts]  # of the points to run
+    array: Array
+    parallel: int | None
+    script: str | None = None  # None for a sweep on this machine, and where nothing is to run
+    partitions: Sequence[Partition] = ()
+    start: Forecast | None = None
+    notes: tuple[str, ...] = ()
+
+
+def run_sweep(request: Request) -> int:
+    """Do what is asked; returns the exit code. Raises UserError."""
+    from launch.multirun_show import say_notes, say_submitted, show_plan
+
+    assert request.source is not None
+    grid = expand(request.overrides, find_config(request.source))
+    folder, configs = read_points(request.source, grid, request.flags)
+    if request.dry_run:
+        return show_plan(prepare(plan_sweep(folder, request.source, grid, configs), request, grid.parallel), request)
+    with sweep_lock(folder):
+        prepared = prepare(plan_sweep(folder, request.source, grid, configs), request, grid.parallel)
+        if request.local:
+            from launch.multirun_local import run_points
+
+            begin(prepared.sweep, prepared.array, request.command)
+            return run_points(prepared, request)
+        job_ids = submit_points(prepared, request)
+    say_submitted(prepared, job_ids, request)
+    say_notes(prepared)
+    return 0
+
+
+def prepare(sweep: Sweep, request: Request, parallel: int | None) -> Prepared:
+    """Check all that can be known beforehand; `parallel` is what a named sweep says of it. Raises UserError."""
+    parallel = request.parallel or parallel
+    if request.local:
+        sweep = _share_gpus(sweep, parallel or 1)
+    sweep, resources = settle(sweep, request.local)
+    points = sweep.to_run
+    folder = sweep.folder.submission(sweep.folder.next_submission())
+    array = Array(sweep.folder.path.name, len(points), parallel, folder)
+    facts = check_sweep(sweep, resources)
+    if request.local:
+        unused = ("launch.setup is for batch jobs and is not run with --local",)
+        notes = unused if sweep.points[0].config.launch.setup else ()
+        return Prepared(sweep, resources, facts, array, parallel, notes=notes)
+    if not points:
+        return Prepared(sweep, resources, facts, array, parallel)
+    return _prepare_array(Prepared(sweep, resources, facts, array, parallel), request)
+
+
+def _share_gpus(sweep: Sweep, parallel: int) -> Sweep:
+    """The sweep with so many GPUs for each point that `parallel` of them run at a time. Raises ConfigError."""
+    from launch.multirun_local import gpus_per_point
+
+    each = gpus_per_point(sweep.points[0].config, parallel)
+    if each is None:
+        return sweep
+    points = []
+    for point in sweep.points:
+        launch = dataclasses.replace(point.config.launch, gpus_per_node=each)
+        points.append(dataclasses.replace(point, config=dataclasses.replace(point.config, launch=launch)))
+    return dataclasses.replace(sweep, points=tuple(points))
+
+
+def _prepare_array(prepared: Prepared, request: Request) -> Prepared:
+    points = prepared.sweep.to_run
+    launch = points[0].config.launch
+    script = batch_script(prepared.array, launch, prepared.resources)
+    has_slurm = shutil.which("sbatch") is not None
+    if not has_slurm and not request.dry_run:
+        raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
+    slowest = max((point.config for point in points), key=lambda config: save_seconds(config) or 0.0)
+    partitions, silence = check_slurm(slowest, prepared.resources, len(points))
+    start = forecast(script, partitions) if request.dry_run and has_slurm and not silence else None
+    notes = list(script_notes(launch, script))
+    if not has_slurm:
+        notes.append("no sbatch on PATH, so nothing was checked against a cluster; --local runs on this machine")
+    elif silence:
+        notes.append(f"the cluster does not answer, so nothing was checked against it: {silence}")
+    return dataclasses.replace(prepared, script=script, partitions=partitions, start=start, notes=tuple(notes))
+
+
+def submit_points(prepared: Prepared, request: Request) -> list[str]:
+    """Make what is missing and hand the points to run to Slurm; returns the ids of their jobs.
+
+    Where that is refused or interrupted, all is as it was. Raises UserError with sbatch's own words.
+    """
+    from launch.job import TrainJob
+    from launch.slurm import submit_array
+
+    points, resources = prepared.sweep.to_run, prepared.resources
+    if not points:
+        return []
+    assert prepared.script is not None
+    with interruptible():
+        undo = begin(prepared.sweep, prepared.array, request.command)
+        try:
+            jobs = [
+                TrainJob(str(point.run.path), resources.processes, resources.devices, trainer=request.trainer)
+                for point in points
+            ]
+            job_ids = submit_array(prepared.array.submitit, jobs, prepared.script)
+        except BaseException:
+            undo()
+            raise
+        with ThreadPoolExecutor(WRITERS) as pool:
+            list(pool.map(say_submitted_to_slurm, points, job_ids))
+    return job_ids
+
+
+def say_submitted_to_slurm(point: Point, job_id: str) -> None:
+    """Leave in the run's events that its job is in the queue."""
+    about = {"executor": "slurm", "job_id": job_id, "overrides": list(point.overrides)}
+    with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails
+        append_event(point.run, "submitted", attempt=last_attempt(point.run) + 1, **about)
