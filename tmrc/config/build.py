@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import types
@@ -32,7 +33,7 @@ def build(cls: type[C], values: Any, where: Where, prefix: str = "") -> C:
             dotted = f"{prefix}.{name}" if prefix else str(name)
             hint = nearest(str(name), fields) or f"; valid: {', '.join(fields)}"
             raise ConfigError(f"{where(dotted)}: unknown key {shown(dotted)}{hint}")
-    types_of = typing.get_type_hints(cls)
+    types_of = _types(cls)
     built: dict[str, Any] = {}
     for name, value in values.items():
         dotted = f"{prefix}.{name}" if prefix else name
@@ -41,6 +42,12 @@ def build(cls: type[C], values: Any, where: Where, prefix: str = "") -> C:
         else:
             built[name] = _convert(types_of[name], fields[name].metadata["rule"], value, where, dotted)
     return cls(**built)
+
+
+@functools.cache
+def _types(cls: Any) -> dict[str, Any]:
+    """The type of each field; looking it up takes a while, and a sweep has many configurations."""
+    return typing.get_type_hints(cls)
 
 
 def _refusal(where: Where, dotted: str, value: Any, valid: str) -> ConfigError:
