@@ -142,7 +142,9 @@ class WandbConfig:
     mode: Literal["auto", "online", "offline", "disabled"] = key(
         "auto", "auto is online where there is a login, else offline"
     )
+    entity: str | None = key(None, "team or user that the run belongs to; without one, whoever is logged in")
     group: str | None = key(None, "group of the run")
+    job_type: str | None = key("train", "kind of the run within its group")
     tags: list[str] = key([], "tags of the run")
 
 

@@ -17,12 +17,14 @@ import torch
 from tmrc.config.load import load_config
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
+from tmrc.config.traces import SPENT
 from tmrc.train import outcome as outcomes
 from tmrc.train.distributed import from_leader, join_world
 from tmrc.train.failures import is_plain
 from tmrc.train.loop import Loop
 from tmrc.train.outcome import Outcome
 from tmrc.train.pulse import pulse_of
+from tmrc.train.spent import Spent
 from tmrc.train.start import Start, StoppedEarly
 from tmrc.train.stop import SIGNAL_ELSEWHERE, Agreement, StopRequest
 from tmrc.train.tracking import Tracker
@@ -36,6 +38,7 @@ class Session:
     attempt: int
     rank: int
     request: StopRequest
+    spent: Spent | None = None  # on rank 0
     start: Start | None = None
     loop: Loop | None = None
 
@@ -62,12 +65,16 @@ def main(arguments: Sequence[str]) -> int:
         error = _lost_to_another(session) or caught
         outcome = outcomes.failed(error, session.step)
         _explain(error, outcome, session)
+    if session.spent:
+        session.spent.begin("ending", session.step)
     if outcome.status != "failed":
         request.dismiss()
     try:
         _record(session, outcome)
     except OSError as error:  # a full disk: the exit code still says how it ended
         print(f"error: rank {session.rank}: the outcome cannot be recorded: {error}", file=sys.stderr, flush=True)
+    if session.spent:
+        session.spent.close()
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     # torchrun would report an orderly stop as a crash; the launcher reads the recorded outcome.
     return EXIT_FINISHED if under_torchrun and outcome.exit_code == EXIT_WANTS_REQUEUE else outcome.exit_code
@@ -108,7 +115,9 @@ def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
 
 def _train(session: Session) -> Outcome:
     """Join the other ranks, build or restore the run, and train."""
-    pulse = pulse_of(session.rank)
+    if session.rank == 0:
+        session.spent = Spent(session.run.attempt(session.attempt) / SPENT)
+    pulse = pulse_of(session.rank, session.spent)
     pulse("reading the configuration")
     knows_attempt = session.rank == 0 or "TMRC_ATTEMPT" in os.environ
     if knows_attempt:  # before anything that takes long, so that a request to stop can be delivered
@@ -125,10 +134,11 @@ def _train(session: Session) -> Outcome:
             session.loop = start.loop()
         except StoppedEarly:
             return _stopped_early(session, start.step())
-        tracker = Tracker(session.run, config.wandb_log) if world.leads else None
+        tracker = Tracker(session.run, config.wandb_log, session.attempt) if world.leads else None
         outcome = session.loop.run()
+        pulse("ending")
         if tracker:
-            tracker.finish(wait=outcome.status == "finished")
+            tracker.finish(outcome.status)
         return outcome
 
 
