@@ -93,6 +93,9 @@ class _Points(BaseSubmititLauncher):  # type: ignore[misc]
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            print("interrupted; jobs stay in the queue until tmrc cancel takes them off", file=sys.stderr)
+            sys.exit(130)
 
     def _launch(self, batch: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         swept = tuple(self.params["swept"])

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import yaml
 
 from launch.sweep import split_config
 from tests.launch.fake_slurm import SBATCH, SINFO, install
-from tests.launch.helpers import Done, call, tags, write_config
+from tests.launch.helpers import ROOT, Done, call, events, tags, wait_for, write_config
 from tmrc.config.errors import UserError
 
 SEARCH = "tests.launch.standin.search"
@@ -110,3 +114,18 @@ def test_config_is_the_first_word_that_is_neither_option_nor_override() -> None:
     assert split_config(words) == ("x.yaml", ["--multirun", "--cfg", "job", "a=1"])
     with pytest.raises(UserError, match="CONFIG is missing"):
         split_config(["-m", "a=1", "+b=2", "~c"])
+
+
+def test_ctrl_c_leaves_the_jobs_and_ends_in_one_line(tmp_path: Path) -> None:
+    squeue = '#!/bin/bash\nfor n in 0 1; do echo "4242_$n|RUNNING|node1|1|1:00:00|None"; done\n'
+    env = {**os.environ, **install(tmp_path / "bin", sbatch=SBATCH, sinfo=SINFO, squeue=squeue)}
+    words = [str(config(tmp_path)), "--multirun", "optimizer.lr=0.1,0.2", "launch.gpus_per_node=0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", SEARCH, *words], cwd=ROOT, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    wait_for(lambda: any(events(run, "submitted") for run in runs(tmp_path) if (run / "events.jsonl").exists()), "jobs")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert "interrupted; jobs stay in the queue" in err

@@ -33,7 +33,7 @@ def build(cls: type[C], values: Any, where: Where, prefix: str = "") -> C:
             dotted = f"{prefix}.{name}" if prefix else str(name)
             hint = nearest(str(name), fields) or f"; valid: {', '.join(fields)}"
             raise ConfigError(f"{where(dotted)}: unknown key {shown(dotted)}{hint}")
-    types_of = _types(cls)
+    types_of = _types(typing.cast(typing.Hashable, cls))
     built: dict[str, Any] = {}
     for name, value in values.items():
         dotted = f"{prefix}.{name}" if prefix else name
