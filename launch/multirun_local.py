@@ -98,26 +98,59 @@ def run_points(prepared: Prepared, request: Request) -> int:
 
 def run_all(prepared: Prepared, trainer: str) -> list[Ended]:
     """Run the points, some at a time, until all have ended or somebody has asked to stop."""
-    waiting, running, ended = list(prepared.sweep.to_run), list[Running](), list[Ended]()
-    free = _slots(prepared)
-    passed_on = 0
-    with signals_counted() as requests, sweep_display(len(waiting)) as shown:
-        while running or (waiting and not requests.came):
-            while waiting and free and not requests.came:
-                running.append(_start(waiting.pop(0), free.pop(0), len(free) + len(running) + 1, trainer))
-            if requests.came > passed_on and running:
-                passed_on += 1
-                shown.say(ASKED[min(passed_on, 3) - 1])
-                for one in running:
-                    one.process.send_signal(signal.SIGINT)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                free.append(one.devices)
-                ended.append(_end(one))
-                shown.ended(ended[-1].point, ended[-1].exit_code, ended[-1].message, ended[-1].state)
-            _look(running, shown)
+    turns = _Turns(list(prepared.sweep.to_run), _slots(prepared), trainer)
+    with signals_counted() as requests, sweep_display(len(turns.waiting)) as shown:
+        while turns.running or (turns.waiting and not requests.came):
+            if not requests.came:
+                turns.start()
+            turns.pass_on(requests.came, shown)
+            turns.collect(shown)
+            turns.look(shown)
             time.sleep(POLL)
-    return ended
+    return turns.ended
+
+
+@dataclass
+class _Turns:
+    """Points that wait for their turn, run, and have ended; `free` are the GPUs of those that may begin."""
+
+    waiting: list[Point]
+    free: list[tuple[str, ...]]
+    trainer: str
+    running: list[Running] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+    passed_on: int = 0
+
+    def start(self) -> None:
+        """Start points while there is room."""
+        at_once = len(self.free) + len(self.running)
+        while self.waiting and self.free:
+            self.running.append(_start(self.waiting.pop(0), self.free.pop(0), at_once, self.trainer))
+
+    def pass_on(self, came: int, shown: SweepDisplay) -> None:
+        """Tell the points of the next request to stop, of the `came` that have come."""
+        if came == self.passed_on or not self.running:
+            return
+        self.passed_on += 1
+        shown.say(ASKED[min(self.passed_on, 3) - 1])
+        for one in self.running:
+            one.process.send_signal(signal.SIGINT)
+
+    def collect(self, shown: SweepDisplay) -> None:
+        """Take note of points that have ended."""
+        for one in [one for one in self.running if one.process.poll() is not None]:
+            self.running.remove(one)
+            self.free.append(one.devices)
+            ended = _end(one)
+            self.ended.append(ended)
+            shown.ended(ended.point, ended.exit_code, ended.message, ended.state)
+
+    def look(self, shown: SweepDisplay) -> None:
+        """Show where the points stand."""
+        for one in self.running:
+            one.look()
+        with quiet_when_nobody_reads():
+            shown.update([(one.point, one.state) for one in self.running])
 
 
 def _slots(prepared: Prepared) -> list[tuple[str, ...]]:
@@ -146,13 +179,6 @@ def _start(point: Point, devices: tuple[str, ...], at_once: int, trainer: str) -
     running = Running(point, process, devices, said)
     running.look()
     return running
-
-
-def _look(running: Sequence[Running], shown: SweepDisplay) -> None:
-    for one in running:
-        one.look()
-    with quiet_when_nobody_reads():
-        shown.update([(one.point, one.state) for one in running])
 
 
 def _end(one: Running) -> Ended:

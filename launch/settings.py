@@ -14,6 +14,7 @@ from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError, shown
 from tmrc.config.load import find_config, load_config
 from tmrc.config.schema import Config, LaunchConfig
+from tmrc.config.waiting import waiting
 from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
 
 _LIST = r"[A-Za-z0-9_.,@-]+"
@@ -64,13 +65,15 @@ def load_points(
     Raises ConfigError, which names the first point that is not valid when the configuration without it is.
     """
     lower, values = _template_overrides(source, fixed, flags), read_yaml_mapping(find_config(source))
-    found = []
-    for own in points:
+
+    def load(own: Sequence[str]) -> Config:
         try:
-            config = load_config(source, [*lower, *fixed, *own, *flag_overrides(flags)], values)
+            return load_config(source, [*lower, *fixed, *own, *flag_overrides(flags)], values)
         except ConfigError as error:
             raise ConfigError(f"point {' '.join(own)}: {error}") from None
-        found.append(config)
+
+    with waiting(f"{len(points):,} points to be read"):
+        found = [load(own) for own in points]
     check_launch(found[0].launch)
     return found
 

@@ -18,6 +18,7 @@ from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir, append_event
+from tmrc.config.waiting import waiting
 
 WRITERS = 16  # threads that make run directories: on a shared file system each waits for its server
 
@@ -88,7 +89,7 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
         of_sweep = {"id": sweep.folder.path.name, "overrides": list(point.overrides)}
         create_point(point.run, point.config, code, {**about, "id": point.run.path.name, "sweep": of_sweep})
 
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with waiting(f"{len(new):,} run directories to be written"), ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(create, new))
     for point in points:
         if point.state != NEW:
