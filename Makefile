@@ -1,5 +1,5 @@
-# make demo          environment, real data, a real run, a sample of text, a plot
-# make test          environment, then every test that this machine can run (as root on Debian: installs Slurm)
+# make demo          environment, real data, a real run, a sample of text, a report
+# make test          environment, then every test that this machine can run (as root on Debian: installs Slurm, Chromium)
 # make slurm-up      a private Slurm cluster to try tmrc-submit on (root, Debian); make slurm-down stops it
 # make slurm-matrix  every interruption in every setting on private Slurm clusters; writes docs/slurm-matrix.md
 # make lint          ruff and mypy
@@ -11,7 +11,7 @@ DEMO := demo
 # Processes that run tests. Those of Slurm start jobs beside them, so more than the cores does not pay.
 TEST_PROCESSES ?= 2
 
-.PHONY: env demo demo-data test slurm-install slurm-up slurm-down slurm-matrix lint format clean
+.PHONY: env demo demo-data test slurm-install browser-install slurm-up slurm-down slurm-matrix lint format clean
 
 env: $(VENV)/.ready
 
@@ -32,14 +32,17 @@ demo: demo-data
 	$(BIN)/tmrc-submit --local quickstart
 	@run=$$(ls -td $(DEMO)/runs/*/ | head -n 1); set -ex; \
 		$(BIN)/tmrc generate "$$run" --prompt 'class Connection:' --max-new-tokens 120 --temperature 0.8 --top-k 50 --seed 3; \
-		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png
+		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png -o $(DEMO)/report.html
 
-test: env slurm-install
+test: env slurm-install browser-install
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Best effort: where it cannot be installed, the tests that need it are skipped, and say so at the end.
 slurm-install:
 	@$(PYTHON) -m tests.slurm.install || true
+
+browser-install:
+	@$(PYTHON) -m tests.browser || true
 
 slurm-up: env slurm-install
 	@$(BIN)/python -m tests.slurm.cluster up $(SLURM_OPTIONS)

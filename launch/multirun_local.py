@@ -132,7 +132,8 @@ class _Turns:
         if came == self.passed_on or not self.running:
             return
         self.passed_on += 1
-        shown.say(ASKED[min(self.passed_on, 3) - 1])
+        with quiet_when_nobody_reads():
+            shown.say(ASKED[min(self.passed_on, 3) - 1])
         for one in self.running:
             one.process.send_signal(signal.SIGINT)
 
@@ -143,7 +144,8 @@ class _Turns:
             self.free.append(one.devices)
             ended = _end(one)
             self.ended.append(ended)
-            shown.ended(ended.point, ended.exit_code, ended.message, ended.state)
+            with quiet_when_nobody_reads():
+                shown.ended(ended.point, ended.exit_code, ended.message, ended.state)
 
     def look(self, shown: SweepDisplay) -> None:
         """Show where the points stand."""
@@ -220,7 +222,10 @@ def _say_how_it_ended(prepared: Prepared, ended: Sequence[Ended], request: Reque
             print(f"{'failed':9}{one.point.name}: {one.message or f'exit code {one.exit_code}'}", file=sys.stderr)
     where = shlex.quote(str(prepared.sweep.folder.path))
     print(f"{'sweep':9}{prepared.sweep.folder.path}")
-    print(f"{'next':9}{typed_command('tmrc')} report {where} -o report.html")
+    if done + left < total:
+        print(f"{'next':9}the same command goes on with the others")
+    else:
+        print(f"{'next':9}{typed_command('tmrc')} report {where} -o report.html")
 
 
 def _job_id(point: Point) -> str | None:

@@ -1,4 +1,4 @@
-"""Tests marked `slurm` need a private Slurm cluster: where there can be none they are skipped, loudly."""
+"""Tests marked `slurm` need a private Slurm cluster, `browser` a browser: without one they are skipped, loudly."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import os
 
 import pytest
 
-from tests.slurm.install import obstacle
+from tests import browser
+from tests.slurm import install as slurm
 
-REQUIRED = "TMRC_REQUIRE_SLURM"  # set it, and tests that would be skipped fail
+# marker -> what stands in the way, what was not tested then, and the variable with which tests fail and are not skipped
+NEEDS = {
+    "slurm": (slurm.obstacle, "on a real Slurm", "TMRC_REQUIRE_SLURM"),
+    "browser": (browser.obstacle, "in a real browser", "TMRC_REQUIRE_BROWSER"),
+}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    problem = obstacle() if item.get_closest_marker("slurm") else ""
-    if problem and os.environ.get(REQUIRED):
-        pytest.fail(problem, pytrace=False)
-    if problem:
-        pytest.skip(problem)
+    for marker, (obstacle, _, required) in NEEDS.items():
+        problem = obstacle() if item.get_closest_marker(marker) else ""
+        if problem and os.environ.get(required):
+            pytest.fail(problem, pytrace=False)
+        if problem:
+            pytest.skip(problem)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if problem := obstacle():
-        terminalreporter.write_line(f"WARNING: nothing was tested on a real Slurm: {problem}", red=True, bold=True)
+    for obstacle, where, _ in NEEDS.values():
+        if problem := obstacle():
+            terminalreporter.write_line(f"WARNING: nothing was tested {where}: {problem}", red=True, bold=True)

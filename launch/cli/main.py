@@ -15,7 +15,9 @@ COMMANDS = {
     "cancel": ("launch.cli.cancel", "cancel", "Stop runs; they save first."),
     "data": ("launch.cli.data", "data", "Prepare and inspect tokenized data sets."),
     "generate": ("launch.cli.generate", "generate", "Continue a prompt with a trained model."),
-    "report": ("launch.cli.report", "report", "Plot a run's losses."),
+    "report": ("launch.cli.report", "report", "Compare runs: a page without network, a picture, a table, or text."),
+    "completion": ("launch.cli.completion", "completion", "Make bash, zsh or fish complete these commands."),
+    "sync": ("launch.cli.sync", "sync", "Send what was tracked offline to Weights & Biases."),
     "train": ("launch.cli.train", "train", "Run one training process; what torchrun starts."),
 }
 HIDDEN = ("train",)

@@ -14,7 +14,6 @@ import pytest
 from launch import local, processes
 from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, read_owner, refuse_running, this_process
 from launch.progress import State, amount, duration
-from launch.report import losses, plot_losses, smooth
 from launch.reports import NodeReport
 from launch.rundirs import copy_code, git_state, new_run_id
 from launch.tail import Tail
@@ -84,7 +83,7 @@ def test_verdict(tmp_path: Path, ranks: list[Any], log: str, torchrun: int, endi
 def test_signals_that_nohup_has_us_ignore_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with local._signals_counted(local._Requests()):
+        with local.signals_counted():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -209,19 +208,3 @@ def test_git_state(tmp_path: Path) -> None:
     (tmp_path / "launch/new.py").touch()
     state = git_state(tmp_path)
     assert state is not None and "+x = 1" in state["diff"] and state["untracked"] == ["launch/new.py"]
-
-
-def test_report(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "toy-run")
-    run.path.mkdir()
-    with pytest.raises(UserError, match="no losses"):
-        plot_losses(run, tmp_path / "out.png")
-    rows: list[dict[str, Any]] = [{"step": n, "loss": 5.0 / n} for n in range(1, 300)]
-    rows.insert(0, {"step": 0, "val_loss": 6.0})
-    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert losses(rows, "val_loss") == ([0], [6.0])
-    plot_losses(run, tmp_path / "out.png")
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(UserError, match="--png"):
-        plot_losses(run, tmp_path / "no" / "out.png")
-    assert smooth([2.0] * 100) == pytest.approx([2.0] * 100)

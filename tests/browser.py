@@ -1,0 +1,54 @@
+"""The browser that tests look at pages with. `python -m tests.browser` installs it: Debian's Chromium, as root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PACKAGES = ("chromium", "fonts-liberation")
+# WebGL without a graphics card; as root Chromium starts without its sandbox only
+_OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--hide-scrollbars")
+_NO_NETWORK = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--disable-component-update")
+_LOGGED = ("--enable-logging=stderr", "--virtual-time-budget=60000")
+PATIENCE = 120.0  # seconds
+
+
+def browser() -> str | None:
+    """The program; None where there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def obstacle() -> str:
+    """Why pages cannot be looked at here, with what would help; empty when they can be."""
+    return "" if browser() else "no Chromium found; install with: python -m tests.browser (Debian, as root)"
+
+
+def look(page: Path, *options: str) -> tuple[str, list[str]]:
+    """Open `page`; returns what the browser prints on stdout, and what the page has written on its console."""
+    program = browser()
+    assert program is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program, *_OPTIONS, *_NO_NETWORK, *_LOGGED, f"--user-data-dir={profile}", *options, page.as_uri()]
+        done = subprocess.run(command, capture_output=True, encoding="utf8", errors="replace", timeout=PATIENCE)
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "GL Driver Message" not in line]
+    return done.stdout, said
+
+
+def install() -> int:
+    """Install the browser if it is missing; returns 0 when there is one."""
+    if browser() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
+            subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, timeout=900)
+    if problem := obstacle():
+        print(f"The tests in a browser cannot run: {problem}", file=sys.stderr)
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(install())
