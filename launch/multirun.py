@@ -19,6 +19,7 @@ from launch.interrupts import interruptible
 from launch.points import Point, Sweep, check_sweep, plan_sweep, read_points, settle
 from launch.preflight import Facts, check_slurm
 from launch.script import Array, batch_script, script_notes
+from launch.signals import hold_back, let_through
 from launch.sweepfiles import WRITERS, begin, sweep_lock
 from tmrc.config.errors import UserError
 from tmrc.config.estimate import save_seconds
@@ -140,8 +141,12 @@ def submit_points(prepared: Prepared, request: Request) -> list[str]:
         except BaseException:
             undo()
             raise
-        with ThreadPoolExecutor(WRITERS) as pool:
-            list(pool.map(say_submitted_to_slurm, points, job_ids))
+        hold_back()  # a point whose job is not in its events would be submitted again
+        try:
+            with ThreadPoolExecutor(WRITERS) as pool:
+                list(pool.map(say_submitted_to_slurm, points, job_ids))
+        finally:
+            let_through()
     return job_ids
 
 

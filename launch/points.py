@@ -15,6 +15,7 @@ from launch.cluster import Partition, time_limit
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import Grid
 from launch.identity import identity_of, sweep_id
+from launch.plaintext import one_line
 from launch.preflight import Facts, check_run_path, preflight_points
 from launch.rundirs import name_of
 from launch.settings import load_points
@@ -43,7 +44,7 @@ class Point:
     @property
     def name(self) -> str:
         """What sets it apart, for people."""
-        return " ".join(self.overrides)
+        return one_line(" ".join(self.overrides))
 
     @property
     def to_run(self) -> bool:
