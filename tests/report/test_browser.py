@@ -18,7 +18,7 @@ from tests.report.made import BEGAN, TOKENS, make_run
 from tests.report.test_figures import HOSTILE, hostile_runs, sweep_of
 from tests.report.test_reading import facts_of
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # In the page: notes what the policy has stopped, waits until all is drawn, then tells the page around it what there is.
 _WATCH = "window.stopped = []; addEventListener('securitypolicyviolation', (e) => stopped.push(e.blockedURI));"

@@ -20,7 +20,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker("slurm")
-    items.sort(key=lambda item: item.get_closest_marker("slurm") is None)  # first: they wait, others work meanwhile
+    # First those of Slurm, which wait while others work; then those that take long, lest they be the last ones left.
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("slurm", "slow")])
 
 
 @pytest.fixture(scope="session")

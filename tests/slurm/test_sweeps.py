@@ -99,27 +99,22 @@ def test_logs_of_a_point_are_found_in_its_sweep(tried: tuple[list[Path], list[Pa
     assert text.count("==> attempt ") == 2 and "tmrc: finished (exit code 0)" in text
 
 
-@pytest.mark.parametrize("sweeper", ["basic", "optuna"])
-def test_hydras_sweepers_drive_jobs_and_get_their_losses(pool: Pool, slurm_data: Path, sweeper: str) -> None:
-    if sweeper == "optuna":
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+def test_a_search_by_hydra_drives_jobs_and_gets_their_losses(pool: Pool, slurm_data: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    folder = pool.root / "search"
     with pool.lease(2, **SETTING) as (cluster, nodes):
-        file = write(pool.root / sweeper, slurm_data, nodes, cluster, train_steps=8, tags=["step_seconds=0.2"])
-        words = [str(file), "--multirun", f"hydra/sweeper={sweeper}", "hydra.launcher.poll_seconds=0.5"]
-        words += ["hydra.launcher.partition=preempt", "hydra.launcher.timeout_min=12"]
-        if sweeper == "optuna":
-            words += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1"]
-            words += ["optimizer.lr=tag(log,interval(1e-3,1e-1))"]
-        else:
-            words += ["optimizer.lr=1e-3,1e-2"]
-        environment = {**os.environ, **cluster.env, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.slurm.search", *words]
+        file = write(folder, slurm_data, nodes, cluster, train_steps=8, tags=["step_seconds=0.2"])
+        words = [str(file), "--multirun", "hydra/sweeper=optuna", "hydra.launcher.poll_seconds=0.5"]
+        words += ["hydra.launcher.partition=preempt", "hydra.launcher.timeout_min=12", "hydra.sweeper.sampler.seed=1"]
+        words += ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "optimizer.lr=tag(log,interval(1e-3,1e-1))"]
         search = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            [sys.executable, "-m", "tests.slurm.search", *words],
+            cwd=ROOT, env={**os.environ, **cluster.env, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
         def runs() -> list[Path]:
-            return [run.parent for run in sorted((pool.root / sweeper / "runs").glob("*/*/run.json"))]
+            return [run.parent for run in sorted((folder / "runs").glob("*/*/run.json"))]
 
         wait(lambda: any(len(exact(run)) >= 2 for run in runs()) or search.poll() is not None, "a point that trains")
         first = next(run for run in runs() if exact(run))
@@ -127,10 +122,9 @@ def test_hydras_sweepers_drive_jobs_and_get_their_losses(pool: Pool, slurm_data:
         text, _ = search.communicate(timeout=PATIENCE)
     assert search.returncode == 0, text
     losses = [[row["val_loss"] for row in exact(run) if "val_loss" in row][-1] for run in runs()]
-    assert len(losses) == (4 if sweeper == "optuna" else 2)
+    assert len(losses) == 3
     assert len(list((first / "attempts").glob("[0-9]*"))) == 2, text
     config = yaml.safe_load((first / "config.yaml").read_text())
     assert config["launch"]["time"] == "12" and config["launch"]["partition"] == "preempt"
-    if sweeper == "optuna":
-        (results,) = (pool.root / sweeper / "runs/searches").glob("*/optimization_results.yaml")
-        assert yaml.safe_load(results.read_text())["best_value"] == min(losses)
+    (results,) = (folder / "runs/searches").glob("*/optimization_results.yaml")
+    assert yaml.safe_load(results.read_text())["best_value"] == min(losses)

@@ -19,6 +19,8 @@ from tests.wandb_server import SentRun, WandbServer, wandb_server
 from tmrc.config.rundir import RunDir, append_event
 from tmrc.train import tracking
 
+pytestmark = pytest.mark.slow
+
 Train = Callable[..., Trial]
 ROOT = Path(__file__).parents[2]
 
