@@ -119,10 +119,16 @@ def read_attempt(run: RunDir, number: int) -> Attempt:
         word(ending, "kind"),
         word(ending, "message"),
         integer(ending, "exit_code"),
-        integer(ending, "step"),
+        _last_step(folder, ending),
         word(ending, "node"),
         word(ending, "action"),
     )
+
+
+def _last_step(folder: Path, ending: Row) -> int | None:
+    """The last step of an attempt that has ended; of one that was killed, as it has noted now and then."""
+    step = integer(ending, "step")
+    return integer(read_object(folder / "spent.json"), "step") if ending and step is None else step
 
 
 def read_events(run: RunDir, limit: int = MORE_EVENTS) -> tuple[Row, ...]:

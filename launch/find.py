@@ -134,6 +134,8 @@ def _find(name: str, artifacts: Path, option: str, sweeps: bool) -> Path:
     begin = [one for one in begin if known[one].parent.name not in begin]  # a sweep, and not its points as well
     if len(begin) == 1:
         return known[begin[0]].resolve()
+    if not sweeps and any(is_sweep(root / given.name) for root in roots):
+        raise UserError(f"{option}{shown(name)} is a sweep; name one of its runs, such as {', '.join(begin[:3])}")
     if begin:
         more = ", ..." if len(begin) > 5 else ""
         raise UserError(f"{option}{shown(name)} is the beginning of {len(begin)} runs: {', '.join(begin[:5])}{more}")

@@ -7,6 +7,7 @@ losses, so that any sweeper of Hydra's can decide what to try next.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import Counter
@@ -82,7 +83,9 @@ class SlurmConf:
 
 
 class _Points(BaseSubmititLauncher):  # type: ignore[misc]
-    """A launcher of points; `_run` brings a batch of them to its end."""
+    """A launcher of points, a batch at a time."""
+
+    sweep = ""  # its directory, once there is one
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of points; returns their validation losses. A mistake ends the search, in one line."""
@@ -94,7 +97,7 @@ class _Points(BaseSubmititLauncher):  # type: ignore[misc]
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            print("interrupted; jobs stay in the queue until tmrc cancel takes them off", file=sys.stderr)
+            print(f"interrupted; jobs stay in the queue: tmrc cancel {self.sweep} ends them", file=sys.stderr)
             sys.exit(130)
 
     def _launch(self, batch: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
@@ -113,6 +116,9 @@ class _Points(BaseSubmititLauncher):  # type: ignore[misc]
                 raise UserError(f"point {' '.join(one)}: has no validation, whose loss a search goes by")
         with sweep_lock(folder):
             prepared = prepare(plan_sweep(folder, source, grid, configs), request, parallel)
+            if not self.sweep:
+                self.sweep = shlex.quote(str(folder.path))
+                print(f"{'sweep':9}{folder.path}\n{'watch':9}tmrc status {self.sweep}", file=sys.stderr)
             self._begin(prepared, request)
         ended = self._wait(prepared)
         points = {point.overrides: point for point in prepared.sweep.points}

@@ -25,7 +25,8 @@ def live(found: Sequence[RunStatus], width: int | None, colour: bool, height: in
         if len(shown) + 2 <= height:
             there = {id(one) for one in kept}
             hidden = [one for one in found if id(one) not in there]
-            return [top, *shown, cut(f"no room for {len(hidden):,} more: {counts(hidden)}", width)]
+            more = cut(f"no room for {len(hidden):,} more: {counts(hidden)}", width) if hidden else ""
+            return [top, *shown, *([more] if more else [])]
     return [top]
 
 

@@ -96,7 +96,7 @@ def _object(point: Point, job_id: str | None) -> dict[str, Any]:
 
 
 def _cost(prepared: Prepared, local: bool) -> dict[str, Any]:
-    """What the points may use together at most; None where nobody limits their time, or it is not known."""
+    """What the points ask for together; None where nobody limits their time, or it is not known."""
     points = prepared.sweep.to_run
     each = None if local or not points else hours(points[0].config, prepared.resources, prepared.partitions)
     nodes = points[0].config.launch.nodes if points else 0
@@ -106,17 +106,20 @@ def _cost(prepared: Prepared, local: bool) -> dict[str, Any]:
 
 
 def _cost_words(prepared: Prepared, cost: dict[str, Any]) -> str:
-    """`96 GPU-hours at most: 12 points x 4 GPUs x 2:00:00, 8 at a time`."""
+    """`96 GPU-hours: 12 points x 4 GPUs x 2:00:00, 8 at a time`, and what else is to be known."""
     points, gpus = prepared.sweep.to_run, prepared.resources.gpus
     nodes = points[0].config.launch.nodes
     at_once = f", {prepared.parallel} at a time" if prepared.parallel else ""
+    if prepared.script is None:
+        return f"{_points(len(points))}{at_once or ', one at a time'}, on this machine"
     what = (
         f"{gpus * nodes} GPU{'s' * (gpus * nodes != 1)}" if gpus else f"{nodes} node{'s' * (nodes != 1)} without GPUs"
     )
     if cost["hours_each"] is None:
         return f"{_points(len(points))} x {what}, without a time limit that is known{at_once}"
-    total = f"{cost['gpu_hours']:,.4g} GPU-hours" if gpus else f"{cost['node_hours']:,.4g} node-hours"
-    return f"{total} at most: {_points(len(points))} x {what} x {clock(round(cost['hours_each'] * 3600))}{at_once}"
+    total = f"{cost['gpu_hours']:,.3g} GPU-hours" if gpus else f"{cost['node_hours']:,.3g} node-hours"
+    each = clock(round(cost["hours_each"] * 3600))
+    return f"{total}: {_points(len(points))} x {what} x {each}{at_once}; a point that runs out of time asks once more"
 
 
 def _point_lines(points: Sequence[Point], plans: Sequence[dict[str, Any]]) -> list[str]:

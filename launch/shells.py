@@ -21,7 +21,9 @@ _BASH = r"""_tmrc_completion() {
     local how= candidate
     COMPREPLY=()
     while IFS= read -r candidate; do
-        if [[ -z $how ]]; then how=$candidate; else COMPREPLY+=("$candidate"); fi
+        if [[ -z $how ]]; then how=$candidate; continue; fi
+        [[ $how == paths ]] && candidate=${candidate%/} # bash itself puts a slash behind directories
+        COMPREPLY+=("$candidate")
     done < <(@TMRC@ completion bash --line "${COMP_LINE:0:COMP_POINT}" --breaks "$COMP_WORDBREAKS" 2>/dev/null)
     [[ $how == paths ]] && compopt -o filenames 2>/dev/null
     [[ $how == open ]] && compopt -o nospace 2>/dev/null

@@ -136,9 +136,14 @@ def _why(facts: Facts, found: Standing) -> tuple[str | None, str | None]:
         return found.state, found.cause
     last = facts.last
     if last is not None and last.over and (last.kind or last.cause):
-        return last.kind or None, last.cause or None
+        return last.kind or None, last.cause or _plain(last.kind)
     said = facts.newest(*ENDED, "requeued") or {}
-    return word(said, "kind") or None, word(said, "cause") or None
+    return word(said, "kind") or None, word(said, "cause") or _plain(word(said, "kind"))
+
+
+def _plain(kind: str) -> str | None:
+    """A kind of ending as a cause of its own, such as `preempted`; one that says how it ended is none."""
+    return None if kind in ("", *ENDED) else kind.replace("_", " ")
 
 
 def _step(facts: Facts, active: bool) -> int | None:

@@ -26,6 +26,9 @@ _PARAMS = "hydra.sweeper.params."  # keys behind this are swept, as those with s
 
 def main(arguments: Sequence[str], trainer: str = TRAINER) -> None:
     """Run Hydra on the arguments of a command line. Raises UserError; for the rest it exits as Hydra does."""
+    if not arguments or arguments[0] in ("--help", "-h"):
+        print(f"{USAGE}\nwith CONFIG and --help, Hydra's own options are shown")
+        return
     source, rest = split_config(arguments)
     if not any(text in (*_MULTIRUN, *_SHOW_ONLY) for text in rest):
         raise UserError(f"--multirun is missing (tmrc-submit starts single runs); {USAGE}")

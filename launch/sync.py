@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from launch.facts import Row, integer, word
 from tmrc.config.errors import UserError
+from tmrc.config.load import load_config
 from tmrc.config.rundir import RunDir
 
 AT_ONCE = 4  # runs that are sent side by side: most of it is waiting
@@ -45,6 +46,14 @@ def require_login() -> None:
         raise UserError(f"wandb cannot be imported: {error}") from None
     if not known:
         raise UserError("no login to Weights & Biases: call `wandb login`, or set WANDB_API_KEY")
+
+
+def is_tracked(run: RunDir) -> bool:
+    """Whether there may be something to send: not where tracking is disabled."""
+    try:
+        return load_config(run.config).wandb_log.mode != "disabled"
+    except UserError:  # the process that sends the run says what is wrong
+        return True
 
 
 def sync_runs(runs: Sequence[RunDir]) -> Iterator[Synced]:

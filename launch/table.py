@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import unicodedata
@@ -40,7 +41,7 @@ def table(found: Sequence[RunStatus], width: int | None, colour: bool) -> list[s
 
 def rows(found: Sequence[RunStatus], width: int | None, colour: bool, brief: bool = False) -> list[str]:
     """The same without the summary; `brief`: without notes of active runs where these would take lines of their own."""
-    ordered = sorted(found, key=lambda one: (one.active, one.created, one.run_id))
+    ordered = in_order(found)
     columns = [column for column in _COLUMNS if column.name != "POINT" or any(one.point for one in found)]
     cells = {column.name: [column.name, *(column.text(one) for one in ordered)] for column in columns}
     widths = {name: max(map(columns_of, texts)) for name, texts in cells.items()}
@@ -59,6 +60,20 @@ def rows(found: Sequence[RunStatus], width: int | None, colour: bool, brief: boo
         if note and not beside and not (brief and one and one.active):
             lines.append(GAP * 2 + cut(note, max(SHORTEST_NAME, (width or 0) - 2 * len(GAP))))
     return lines
+
+
+def in_order(found: Sequence[RunStatus]) -> list[RunStatus]:
+    """Those that run last; else as they were made, the points of a sweep by their numbers."""
+    made: dict[str, float] = {}
+    for one in found:
+        group = _group(one)
+        made[group] = min(made.get(group, math.inf), one.created)
+    return sorted(found, key=lambda one: (one.active, made[_group(one)], one.run_id))
+
+
+def _group(one: RunStatus) -> str:
+    """A sweep's points belong together; any other run stands for itself."""
+    return one.run_dir.rpartition("/")[0] if one.point is not None else one.run_dir
 
 
 def counts(found: Sequence[RunStatus]) -> str:

@@ -23,11 +23,12 @@ def sync(targets: tuple[str, ...], as_json: bool) -> int:
     from launch.find import default_folder, find_runs, runs_in
     from launch.plaintext import one_line
     from launch.screen import never_fails_to_print
-    from launch.sync import require_login, sync_runs
+    from launch.sync import is_tracked, require_login, sync_runs
 
     never_fails_to_print()
     runs = find_runs(targets) if targets else runs_in(default_folder())
-    require_login()
+    if any(map(is_tracked, runs)):
+        require_login()
     done, failed = [], False
     for result in sync_runs(runs):
         done.append(result)

@@ -62,6 +62,16 @@ def test_optuna_is_told_the_validation_losses(tmp_path: Path) -> None:
     assert len({run.parent for run in runs(tmp_path)}) == 1  # both batches are one sweep
 
 
+def test_a_file_with_a_defaults_list(tmp_path: Path) -> None:
+    base = config(tmp_path)
+    (tmp_path / "more.yaml").write_text(f"defaults: [{base.stem}, _self_]\ntraining: {{seed: 5}}\n")
+    done = search(tmp_path / "more.yaml", "--multirun", *HERE, "optimizer.lr=0.1,0.2")
+    assert done.code == 0, done.out + done.err
+    made = [yaml.safe_load((run / "config.yaml").read_text()) for run in runs(tmp_path)]
+    assert sorted(values["optimizer"]["lr"] for values in made) == [0.1, 0.2]
+    assert {values["training"]["seed"] for values in made} == {5}
+
+
 def test_a_named_sweep(tmp_path: Path) -> None:
     done = search(config(tmp_path), "--multirun", *HERE, "sweep=seeds", "training.seed=1,2")
     assert done.code == 0, done.out + done.err
@@ -128,4 +138,5 @@ def test_ctrl_c_leaves_the_jobs_and_ends_in_one_line(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and "Traceback" not in err
-    assert "interrupted; jobs stay in the queue" in err
+    (sweep,) = {run.parent for run in runs(tmp_path)}
+    assert f"interrupted; jobs stay in the queue: tmrc cancel {sweep} ends them" in err

@@ -89,7 +89,7 @@ def test_a_dry_run_lists_the_points_and_what_they_cost_and_touches_nothing(tmp_p
     assert listing(tmp_path) == before
     for name in POINTS:
         assert name in done.out
-    assert "asked    24 GPU-hours at most: 4 points x 4 GPUs x 01:30:00, 2 at a time" in done.out
+    assert "asked    24 GPU-hours: 4 points x 4 GPUs x 01:30:00, 2 at a time; " in done.out
     assert "#SBATCH --array=0-3%2" in done.out and "start    about 2026-11-22" in done.out
     found = call(*words, "--json", config, LR, DEPTH, "model.flex=false", "model.mask=causal", env=env).json
     assert found["gpu_hours"] == 24 and found["node_hours"] == 12 and names(found["jobs"]) == POINTS

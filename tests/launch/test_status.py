@@ -52,7 +52,7 @@ CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
     ),
     "requeued": (
         lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued", kind="preempted"),
-        PENDING, "", "pending", "",
+        PENDING, "", "pending", "preempted",
     ),
     "requeued, still on its nodes": (
         lambda run: run.submitted("7").began().trains().ended(1, "stopped", action="requeued"),
@@ -273,3 +273,24 @@ def test_watching_does_not_ask_slurm_at_every_look(slurm: FakeSlurm, run: HandMa
     slurm.queue(RUNNING, PENDING.replace("7", "8", 1))
     run.began()
     assert statuses(runs, asker)[0][0].state == "starting" and len(slurm.calls) == 3  # or when one has begun
+
+
+def test_how_far_a_killed_attempt_came_stays_known(slurm: FakeSlurm, run: HandMade) -> None:
+    run.submitted("7").began(1).trains().ended(1, "failed", kind="killed", action="requeued")
+    (run.path / "attempts/1/spent.json").write_text(json.dumps({"step": 9, "seconds": {}}))
+    run.began(2).trains(2, begun=4)
+    slurm.queue(RUNNING)
+    assert "steps 0 to 9" in tmrc("status", run.path, **slurm.env).out
+
+
+def test_points_of_a_sweep_are_shown_in_their_order(slurm: FakeSlurm, tmp_path: Path) -> None:
+    sweep = tmp_path / "artifacts" / "toy-12345678"
+    for name, began in (("toy-12345678-002-aa", 1), ("toy-12345678-001-bb", 2), ("toy-12345678-003-cc", 3)):
+        HandMade(sweep, name, NOW + began).submitted("7").began().ended()
+    points = [{"run_id": path.name, "overrides": ["optimizer.lr=0.1"]} for path in sweep.iterdir()]
+    (sweep / "sweep.json").write_text(json.dumps({"points": points}))
+    shown = [line.split()[0] for line in tmrc("status", sweep, **slurm.env).out.splitlines()[1:4]]
+    assert shown == sorted(shown)
+    refused = tmrc("logs", sweep.name, cwd=sweep.parent)
+    assert refused.code == 2 and "'toy-12345678' is a sweep; name one of its runs" in refused.err
+    assert "is a sweep" in tmrc("logs", sweep, cwd=sweep.parent).err

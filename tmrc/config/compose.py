@@ -24,6 +24,7 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import MissingConfigException
     from omegaconf import OmegaConf
 
@@ -32,6 +33,8 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
     version_base = section.get("version_base", "1.1") if isinstance(section, dict) else "1.1"
     quoted = str(packaged_folder()).replace("\\", "\\\\").replace("'", "\\'")
     search = f"hydra.searchpath=['file://{quoted}']"
+    outer = GlobalHydra.instance().hydra  # of a search by Hydra, within which a point is composed
+    GlobalHydra.instance().clear()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a later Hydra will do
@@ -46,5 +49,7 @@ def compose(file: Path, values: dict[str, Any], overrides: Sequence[str]) -> dic
         raise ConfigError(f"{file}: defaults: no {missing!r} beside it{hint}; packaged: {packaged}") from None
     except Exception as error:  # Hydra fails in many ways on a list that is none, or that names itself
         raise ConfigError(f"{file}: defaults: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        GlobalHydra.instance().hydra = outer
     assert isinstance(plain, dict)
     return {str(name): value for name, value in plain.items()}

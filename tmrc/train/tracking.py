@@ -7,6 +7,7 @@ finish by the end of its standard input, so it also ends when training is killed
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from typing import Literal
@@ -22,7 +23,7 @@ class Tracker:
 
     def __init__(self, run: RunDir, config: WandbConfig, attempt: int) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        if config.mode == "disabled":
+        if config.mode == "disabled" or (config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
             return
         with contextlib.suppress(OSError), (run.path / "wandb.log").open("ab") as log:
             self._process = subprocess.Popen(
