@@ -72,6 +72,13 @@ def test_what_runs_and_what_failed_last_is_chosen(found: list[RunStatus]) -> Non
     assert len(chosen(found, 200)) == 200
 
 
+@pytest.mark.parametrize("height", range(4, 20))
+def test_a_live_table_of_which_only_notes_do_not_fit_hides_nothing(found: list[RunStatus], height: int) -> None:
+    lines = live(found[:6], 70, False, height)
+    assert not any("no room for 0" in line for line in lines)
+    assert any("no room for" in line for line in lines) == (sum(line.startswith("run-") for line in lines) < 6)
+
+
 class Watched:
     """`tmrc status --watch` in a terminal of its own, with a screen that is redrawn from what it writes."""
 
