@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from tmrc.config.compose import packaged_folder
 from tmrc.config.errors import ConfigError, nearest, shown
-from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
+from tmrc.config.yaml_file import MAX_STRING, parse_yaml, read_yaml_mapping
 
 MOST_POINTS = 10_000
 NAMED = "sweep="  # before the name of a file of overrides
@@ -47,7 +46,13 @@ def expand(overrides: Sequence[str], config: Path) -> Grid:
     texts = [text for file in files for text in file.overrides]
     texts += [text for text in overrides if not text.startswith(NAMED)]
     chosen = {key_of(text): text for text in texts}  # the last one of a key counts
-    parsed = {key: _parse(text) for key, text in chosen.items()}
+    parsed: dict[str, tuple[str, ...]] = {}
+    count = 1
+    for key, text in chosen.items():
+        parsed[key] = _parse(text)
+        count *= len(parsed[key])
+        if count > MOST_POINTS:
+            raise ConfigError(_too_many(count))
     swept = {key: values for key, values in parsed.items() if len(values) > 1 or _is_written_as_sweep(chosen[key])}
     if not swept:
         raise ConfigError(
@@ -56,9 +61,6 @@ def expand(overrides: Sequence[str], config: Path) -> Grid:
         )
     parallel = next((file.parallel for file in reversed(files) if file.parallel), None)
     fixed = tuple(text for key, texts in parsed.items() if key not in swept for text in texts)
-    count = math.prod(len(values) for values in swept.values())
-    if count > MOST_POINTS:
-        raise ConfigError(f"the sweep has {count:,} points, valid: at most {MOST_POINTS:,}")
     return Grid(fixed, tuple(swept), tuple(itertools.product(*swept.values())), parallel)
 
 
@@ -76,8 +78,8 @@ def read_named(name: str, beside: Path) -> NamedSweep:
         raise ConfigError(
             f"{file}: params: got {shown(params)}, valid: keys with values, such as optimizer.lr: 1e-4,3e-4"
         )
-    if parallel is not None and (type(parallel) is not int or parallel < 1):
-        raise ConfigError(f"{file}: parallel: got {shown(parallel)}, valid: an integer of at least 1")
+    if parallel is not None and (type(parallel) is not int or not 1 <= parallel <= MOST_POINTS):
+        raise ConfigError(f"{file}: parallel: got {shown(parallel)}, valid: 1 to {MOST_POINTS}")
     return NamedSweep(tuple(f"{key}={_choices(value)}" for key, value in params.items()), parallel)
 
 
@@ -119,6 +121,8 @@ def text_of(value: Any) -> str:
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False)
     text = str(getattr(value, "text", value))  # Hydra has a class for a text in quotes
+    if len(text) > MAX_STRING:
+        return json.dumps(text, ensure_ascii=False)  # the configuration refuses it, and names the key
     plain = re.fullmatch(r"[\w./+$-][\w./:+$ -]*", text) is not None and not text.endswith((" ", ":"))
     if isinstance(value, int | float) or (plain and parse_yaml(text, "") == text):
         return text
@@ -179,8 +183,9 @@ def _parse(text: str) -> tuple[str, ...]:
                 f"command line: {shown(text)}: a range without steps is for adaptive search (python -m launch.sweep); "
                 "valid: values with commas between, choice(...), range(first,end,step)"
             )
-        values = list(_at_most(override.sweep_iterator(), MOST_POINTS))
-    except (HydraException, ValueError, ZeroDivisionError) as error:
+        _refuse_long(override.value())
+        values = list(_at_most(override.sweep_iterator()))
+    except (HydraException, ValueError, ArithmeticError, RecursionError) as error:
         if not re.search(r"[,(]", match[2]):  # as ~/data: no sweep, so the configuration judges it
             return (text,)
         words = " ".join(str(error).split("\n")[0].split())
@@ -190,9 +195,23 @@ def _parse(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{key}={text_of(value)}" for value in values))
 
 
-def _at_most(values: Iterable[Any], most: int) -> Iterable[Any]:
+def _refuse_long(sweep: Any) -> None:
+    """Raise ConfigError for a range that is too long even to be looked at: Hydra would make a list of it to mix it."""
+    start, stop, step = (getattr(sweep, name, None) for name in ("start", "stop", "step"))
+    if start is None or stop is None or not step:
+        return
+    count = (float(stop) - float(start)) / float(step)
+    if not count <= MOST_POINTS:  # NaN neither
+        raise ConfigError(_too_many(None))
+
+
+def _at_most(values: Iterable[Any]) -> Iterable[Any]:
     """`values`, but an error when they do not end in time."""
     for number, value in enumerate(values):
-        if number >= most:
-            raise ConfigError(f"the sweep has more than {most:,} points, valid: at most {most:,}")
+        if number >= MOST_POINTS:
+            raise ConfigError(_too_many(None))
         yield value
+
+
+def _too_many(count: int | None) -> str:
+    return f"the sweep has {'too many' if count is None else f'{count:,}'} points, valid: at most {MOST_POINTS:,}"

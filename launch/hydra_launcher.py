@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import CompactHydraException
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from launch.grid import Grid, key_of, plain_override
@@ -107,7 +108,9 @@ class _Points(BaseSubmititLauncher):  # type: ignore[misc]
         source, trainer = self.params["source"], self.params["trainer"]
         given = {name: self.params.get(name) for name in _FLAGS}
         flags = {_FLAGS[name][0]: _FLAGS[name][1](value) for name, value in given.items() if value is not None}
-        parallel = self.params.get("parallel") or self.params.get("array_parallelism")
+        parallel = self.params.get("parallel", self.params.get("array_parallelism"))
+        if parallel is not None and parallel < 1:
+            raise UserError(f"hydra.launcher: got {parallel} points at a time, valid: 1 or more")
         local = isinstance(self, LocalPoints)
         request = Request(source, (), flags, local, command=tuple(sys.argv), trainer=trainer, parallel=parallel)
         folder, configs = read_points(source, grid, flags)
@@ -147,10 +150,13 @@ class SlurmPoints(_Points):
     """`hydra/launcher=tmrc_slurm`: each batch is one Slurm array."""
 
     def _begin(self, prepared: Prepared, request: Request) -> None:
-        job_ids = submit_points(prepared, request)
-        if job_ids:
-            print(f"submitted array {job_ids[0].partition('_')[0]}: {len(job_ids)} points", file=sys.stderr, flush=True)
-        say_notes(prepared)
+        def tell(job_ids: Sequence[str]) -> None:
+            if job_ids:
+                array = job_ids[0].partition("_")[0]
+                print(f"submitted array {array}: {len(job_ids)} points", file=sys.stderr, flush=True)
+            say_notes(prepared)
+
+        submit_points(prepared, request, tell)
 
 
 class LocalPoints(_Points):
@@ -170,5 +176,6 @@ def _returned(one: RunStatus, overrides: Sequence[str]) -> JobReturn:
     done = one.state == "finished" and one.val_loss is not None
     result = JobReturn(overrides=list(overrides), working_dir=one.run_dir, task_name=one.run_id)
     result.status = JobStatus.COMPLETED if done else JobStatus.FAILED
-    result.return_value = one.val_loss if done else UserError(f"{one.run_dir}: {one.state}: {one.cause or 'no loss'}")
+    why = f"error: {one.run_dir}: {one.state}: {one.cause or 'no validation loss'}"
+    result.return_value = one.val_loss if done else CompactHydraException(why)  # which Hydra shows as this line alone
     return result

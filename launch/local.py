@@ -25,6 +25,7 @@ from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
 from launch.processes import adopt_orphans, kill_descendants, start_time
 from launch.progress import Display, State, display, quiet_when_nobody_reads
+from launch.signals import let_through
 from launch.tail import Tail
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, RunDir, append_event
@@ -212,6 +213,7 @@ def signals_counted() -> Iterator[StopRequests]:
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     heeded = [signum for signum in signals if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup ignores HUP
     before = [signal.signal(signum, count) for signum in heeded]
+    let_through()  # what was held back while nobody listened
     try:
         yield requests
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,9 +61,12 @@ def run_sweep(request: Request) -> int:
 
             begin(prepared.sweep, prepared.array, request.command)
             return run_points(prepared, request)
-        job_ids = submit_points(prepared, request)
-    say_submitted(prepared, job_ids, request)
-    say_notes(prepared)
+
+        def tell(job_ids: Sequence[str]) -> None:
+            say_submitted(prepared, job_ids, request)
+            say_notes(prepared)
+
+        submit_points(prepared, request, tell)
     return 0
 
 
@@ -118,8 +121,8 @@ def _prepare_array(prepared: Prepared, request: Request) -> Prepared:
     return dataclasses.replace(prepared, script=script, partitions=partitions, start=start, notes=tuple(notes))
 
 
-def submit_points(prepared: Prepared, request: Request) -> list[str]:
-    """Make what is missing and hand the points to run to Slurm; returns the ids of their jobs.
+def submit_points(prepared: Prepared, request: Request, tell: Callable[[Sequence[str]], None]) -> None:
+    """Make what is missing, hand the points to run to Slurm, and `tell` the ids of their jobs.
 
     Where that is refused or interrupted, all is as it was. Raises UserError with sbatch's own words.
     """
@@ -128,7 +131,8 @@ def submit_points(prepared: Prepared, request: Request) -> list[str]:
 
     points, resources = prepared.sweep.to_run, prepared.resources
     if not points:
-        return []
+        tell([])
+        return
     assert prepared.script is not None
     with interruptible():
         undo = begin(prepared.sweep, prepared.array, request.command)
@@ -141,13 +145,13 @@ def submit_points(prepared: Prepared, request: Request) -> list[str]:
         except BaseException:
             undo()
             raise
-        hold_back()  # a point whose job is not in its events would be submitted again
+        hold_back()  # what is in the queue must be known, to the runs' events and to whoever waits for it
         try:
             with ThreadPoolExecutor(WRITERS) as pool:
                 list(pool.map(say_submitted_to_slurm, points, job_ids))
+            tell(job_ids)
         finally:
             let_through()
-    return job_ids
 
 
 def say_submitted_to_slurm(point: Point, job_id: str) -> None:

@@ -22,6 +22,7 @@ from launch.multirun import Prepared
 from launch.multirun_show import about_points, say_notes
 from launch.points import Point
 from launch.progress import State, quiet_when_nobody_reads
+from launch.signals import hold_back, let_through
 from launch.sweep_progress import SweepDisplay, sweep_display
 from launch.tail import Tail
 from launch.words import typed_command
@@ -87,8 +88,9 @@ def gpus_per_point(config: Config, parallel: int) -> int | None:
 
 def run_points(prepared: Prepared, request: Request) -> int:
     """Run the points, showing them on stderr; returns 0 when all have finished, else what became of the worst."""
-    say_notes(prepared)
-    print(f"{'sweep':9}{prepared.sweep.folder.path}", file=sys.stderr, flush=True)
+    with quiet_when_nobody_reads():
+        say_notes(prepared)
+        print(f"{'sweep':9}{prepared.sweep.folder.path}", file=sys.stderr, flush=True)
     ended = run_all(prepared, request.trainer)
     with quiet_when_nobody_reads():
         _say_how_it_ended(prepared, ended, request)
@@ -170,14 +172,18 @@ def _start(point: Point, devices: tuple[str, ...], at_once: int, trainer: str) -
     if at_once > 1:  # torch would take all cores for each
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
     said = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the point has ended
-    process = subprocess.Popen(
-        [sys.executable, "-m", "launch.point", str(point.run.path), trainer],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=said,
-        env=environment,
-        start_new_session=True,  # Ctrl-C in the terminal reaches us, and we pass it on
-    )
+    hold_back()  # it inherits that, so that a request to stop waits until it listens
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.point", str(point.run.path), trainer],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            env=environment,
+            start_new_session=True,  # Ctrl-C in the terminal reaches us, and we pass it on
+        )
+    finally:
+        let_through()
     running = Running(point, process, devices, said)
     running.look()
     return running

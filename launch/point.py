@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from launch.signals import hold_back
+
+if __name__ == "__main__":
+    hold_back()  # as whoever starts us does: run_local lets through what has come once it listens
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

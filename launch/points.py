@@ -15,6 +15,7 @@ from launch.cluster import Partition, time_limit
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import Grid
 from launch.identity import identity_of, sweep_id
+from launch.orphans import adopt
 from launch.plaintext import one_line
 from launch.preflight import Facts, check_run_path, preflight_points
 from launch.rundirs import name_of
@@ -94,7 +95,10 @@ def plan_sweep(folder: SweepDir, source: str, grid: Grid, configs: Sequence[Conf
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record = there or SweepRecord(folder.path.name, str(source), grid.fixed, grid.swept, now)
     known = {point.identity: point for point in record.points if folder.run(point.run_id).path.is_dir()}
-    states = _states([folder.run(point.run_id) for point in known.values()])
+    runs = [folder.run(point.run_id) for point in known.values()]
+    states = _states(runs)
+    if adopt(folder, (run_id for run_id, state in states.items() if state in ("created", "lost"))):
+        states = _states(runs)
     points, number = {}, len(record.points)
     for own, config in zip(grid.points, configs, strict=True):
         identity = identity_of(config, own)

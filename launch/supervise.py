@@ -12,6 +12,7 @@ from launch.signals import hold_back
 if __name__ == "__main__":
     hold_back()  # before the imports below, which take a while
 
+import contextlib
 import os
 import socket
 import sys
@@ -25,7 +26,16 @@ from launch.script import FIRST_PATH
 from launch.supervisor import Signals, Supervisor
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
-from tmrc.config.rundir import EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
+from tmrc.config.rundir import (
+    EXIT_FINISHED,
+    EXIT_USER_ERROR,
+    EXIT_WANTS_REQUEUE,
+    RunDir,
+    append_event,
+    read_jsonl,
+)
+from tmrc.config.schema import Config
+from tmrc.data.plan import plan_data
 
 LOCK_PATIENCE = 60.0  # seconds for the supervisor of the attempt before to be gone
 OWN_PATIENCE = 10.0  # the same, after a requeue: Slurm has seen to it that it is gone, unless its node is lost
@@ -42,6 +52,9 @@ def main(arguments: Sequence[str]) -> int:
         job_id = job_id_of(os.environ)
         lock = _take_over(run, job_id)
         config = load_config(run.config)
+        if nothing_left(run, config):
+            print(last_line(Ending(EXIT_FINISHED, "finished", "by another job; nothing is left to do")), flush=True)
+            return EXIT_FINISHED
         if run.cancel.exists():
             ending = Ending(EXIT_WANTS_REQUEUE, "cancelled", "cancelled before it began")
             append_event(run, "cancelled", attempt=last_attempt(run), step=newest_step(run))
@@ -56,6 +69,18 @@ def main(arguments: Sequence[str]) -> int:
     if lock is not None:
         os.close(lock)
     return code
+
+
+def nothing_left(run: RunDir, config: Config) -> bool:
+    """Whether the run has done all of its steps: another job, of which its submission did not know, was faster."""
+    kinds = ("started", "resumed", "failed", "finished")
+    ends = [row for row in read_jsonl(run.events) if row.get("event") in kinds]
+    if not ends or ends[-1]["event"] != "finished":
+        return False
+    try:
+        return plan_data(config).total_steps <= int(ends[-1]["step"])
+    except (UserError, KeyError, TypeError, ValueError):
+        return False
 
 
 def _take_over(run: RunDir, job_id: str) -> int | None:
@@ -78,8 +103,11 @@ def _run_and_folder(arguments: Sequence[str]) -> tuple[RunDir, Path]:
     """The run, and the directory with Submitit's files: beside the list of runs for an array's task."""
     if arguments[0] == "--runs":
         listed = Path(arguments[1])
-        run = RunDir(Path(listed.read_text("utf8").splitlines()[int(os.environ["SLURM_ARRAY_TASK_ID"])]))
-        return run, RunDir(listed.parent).submitit
+        task = int(os.environ["SLURM_ARRAY_TASK_ID"])
+        folder = RunDir(listed.parent).submitit
+        with contextlib.suppress(OSError):  # there already, unless the submission was killed before it had named it
+            (folder / f"{job_id_of(os.environ)}_submitted.pkl").hardlink_to(folder / f"array_{task}.pkl")
+        return RunDir(Path(listed.read_text("utf8").splitlines()[task])), folder
     run = RunDir(Path(arguments[0]))
     return run, run.submitit
 

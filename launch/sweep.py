@@ -91,8 +91,10 @@ def _register(config: Config, source: str, swept: list[str], trainer: str) -> No
 
 
 def _never(config: object) -> NoReturn:
-    """What Hydra would call for a single run, which `main` refuses."""
-    raise AssertionError("the launchers run the points")
+    """What Hydra calls only with a launcher that is not ours."""
+    from hydra.errors import CompactHydraException
+
+    raise CompactHydraException("error: hydra/launcher: valid: tmrc_slurm, tmrc_local")
 
 
 def run(arguments: Sequence[str], trainer: str = TRAINER) -> None:

@@ -9,6 +9,7 @@ artifacts_path/<sweep_id>/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -78,18 +79,27 @@ class SweepDir:
 def read_sweep(sweep: SweepDir) -> SweepRecord | None:
     """What is known of the sweep; None where there is none. Raises UserError for a file that is not tmrc's."""
     if not sweep.record.exists():
+        if any(path.name.startswith(f"{sweep.path.name}-") for path in sweep.path.glob("*")):
+            raise UserError(f"{sweep.record}: is missing, though runs of the sweep are there; move the directory away")
         return None
     found = read_object(sweep.record, LARGEST)
     try:
         points = tuple(
-            PointRecord(str(point["run_id"]), str(point["identity"]), tuple(map(str, point["overrides"])))
+            PointRecord(_run_id(point["run_id"]), str(point["identity"]), tuple(map(str, point["overrides"])))
             for point in found["points"]
         )
         commands = tuple(tuple(map(str, command)) for command in found["commands"])
         fixed, swept = tuple(map(str, found["fixed"])), tuple(map(str, found["swept"]))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{sweep.record}: is damaged, or not written by tmrc; move the directory away") from None
     return SweepRecord(word(found, "id"), word(found, "config"), fixed, swept, word(found, "created"), commands, points)
+
+
+def _run_id(text: object) -> str:
+    """A run's id, which is the name of a directory in the sweep's. Raises ValueError for what leads elsewhere."""
+    if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}", text):
+        raise ValueError
+    return text
 
 
 def write_sweep(sweep: SweepDir, record: SweepRecord) -> None:

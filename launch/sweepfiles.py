@@ -27,23 +27,35 @@ WRITERS = 16  # threads that make run directories: on a shared file system each 
 def sweep_lock(sweep: SweepDir) -> Iterator[None]:
     """Nobody else submits the sweep meanwhile. Raises UserError when somebody does, or it cannot be written."""
     try:
-        sweep.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(sweep.path / "submit.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _locked(sweep)
     except OSError as error:
         raise UserError(f"training.artifacts_path: {sweep.path}: cannot be written: {error.strerror}") from None
     try:
+        yield
+    finally:
+        _remove_if_empty(sweep)  # while nobody else can have the lock
+        os.close(descriptor)
+
+
+def _locked(sweep: SweepDir) -> int:
+    """The descriptor of the lock. The file must still be there under its name: an empty sweep is removed with it."""
+    file = sweep.path / "submit.lock"
+    while True:
+        try:
+            sweep.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except FileNotFoundError:  # removed between the two
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise UserError(f"{sweep.path}: another tmrc-submit is at work on this sweep") from None
         except OSError:
-            pass  # a file system without locks
-        yield
-        _remove_if_empty(sweep)
-    except BaseException:
-        _remove_if_empty(sweep)
-        raise
-    finally:
+            return descriptor  # a file system without locks
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
         os.close(descriptor)
 
 
@@ -76,8 +88,9 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
     before = sweep.folder.record.read_bytes() if sweep.folder.record.exists() else None
     undone.append(lambda: _put_back(sweep.folder.record, before))
     write_sweep(sweep.folder, sweep.record.with_points((point.record for point in points), command))
+    array.folder.mkdir(parents=True)
     undone.append(lambda: shutil.rmtree(array.folder, ignore_errors=True))
-    array.submitit.mkdir(mode=0o700, parents=True)  # holds pickles, which run code when they are loaded
+    array.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
     array.runs_file.write_text("".join(f"{point.run.path}\n" for point in points), "utf8")
     code = array.folder / "code"
     copy_code(code)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +13,7 @@ import click
 
 def run_command(command: click.Command, name: str, obj: Any = None) -> None:
     """Run `command` with the process's arguments and exit. UserError and click's own errors are one line, code 2."""
+    _open_closed_streams()
     try:
         code = command.main(prog_name=name, standalone_mode=False, obj=obj)
         sys.stdout.flush()
@@ -22,6 +25,11 @@ def run_command(command: click.Command, name: str, obj: Any = None) -> None:
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more at its end
+        _refuse(f"the output cannot be written: {error.strerror}", 1)
     except Exception as error:
         if "tmrc.config.errors" not in sys.modules:
             raise
@@ -31,6 +39,13 @@ def run_command(command: click.Command, name: str, obj: Any = None) -> None:
             raise
         _refuse(str(error), error.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in place of a stream that whoever started us has closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open
 
 
 def _refuse(message: str, exit_code: int = 2) -> None:

@@ -37,7 +37,7 @@ TRAINER = "tmrc.train"
     "--resume", metavar="RUN", shell_complete=runs, help="Continue a run: its directory, or its id's beginning."
 )
 @click.option("-m", "--multirun", is_flag=True, help="A sweep: a run for each combination of the KEYs' values.")
-@click.option("--parallel", type=click.IntRange(min=1), metavar="N", help="Points of a sweep that run at a time.")
+@click.option("--parallel", type=click.IntRange(1, 10_000), metavar="N", help="Points of a sweep that run at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 @click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=config_and_overrides)
 @click.pass_context

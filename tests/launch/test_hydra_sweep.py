@@ -80,8 +80,7 @@ def test_a_named_sweep(tmp_path: Path) -> None:
 
 def test_a_point_that_fails_ends_the_search_and_says_which(tmp_path: Path) -> None:
     done = search(config(tmp_path), "--multirun", *HERE, "optimizer.lr=0.1,0.2", tags(val=1, error="wrong data"))
-    assert done.code != 0
-    assert "failed: wrong data" in done.out + done.err
+    assert done.code == 1 and ": failed: wrong data\n" in done.err and "Traceback" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -140,3 +139,10 @@ def test_ctrl_c_leaves_the_jobs_and_ends_in_one_line(tmp_path: Path) -> None:
     assert process.returncode == 130 and "Traceback" not in err
     (sweep,) = {run.parent for run in runs(tmp_path)}
     assert f"interrupted; jobs stay in the queue: tmrc cancel {sweep} ends them" in err
+
+
+def test_a_launcher_that_is_not_ours_and_no_points_at_a_time_are_refused(tmp_path: Path) -> None:
+    done = search(config(tmp_path), "--multirun", "hydra/launcher=basic", "optimizer.lr=0.1,0.2")
+    assert done.code == 1 and "error: hydra/launcher: valid: tmrc_slurm, tmrc_local" in done.err
+    done = search(config(tmp_path), "--multirun", *HERE, "hydra.launcher.parallel=0", "optimizer.lr=0.1,0.2")
+    assert done.code == 2 and done.err == "error: hydra.launcher: got 0 points at a time, valid: 1 or more\n"

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,76 @@ def test_status_and_cancel_take_a_sweep(tmp_path: Path) -> None:
     assert refused.code == 2 and "is a directory with runs in it" in refused.err
 
 
+@pytest.mark.parametrize("late", [0.0, 0.03, 0.1])
+def test_of_identical_submissions_at_once_one_counts(tmp_path: Path, late: float) -> None:
+    env = {**os.environ, **slurm(tmp_path)}
+    rows = [f"4242_{n}|PENDING||N/A|1:00:00|Priority\n" for n in range(4)]
+    (tmp_path / "bin/queue").write_text("".join(rows))  # as soon as anybody asks
+    command = [sys.executable, "-m", STANDIN, "-p", "gpu", "-c", "1", "-m", "--json"]
+    command += [str(write_config(tmp_path, launch={"gpus_per_node": 0})), LR, DEPTH]
+    started = []
+    for _ in range(4):
+        started.append(
+            subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        time.sleep(late)
+    said = [process.communicate(timeout=60) for process in started]
+    codes = [process.returncode for process in started]
+    done = [json.loads(out) for (out, _), code in zip(said, codes, strict=True) if code == 0]
+    assert sum(bool(one["jobs"]) for one in done) == 1, said
+    assert all("another tmrc-submit is at work" in err for (_, err), code in zip(said, codes, strict=True) if code)
+    assert (tmp_path / "bin/calls").read_text() == "x\n"
+    (sweep,) = (tmp_path / "artifacts").iterdir()
+    record = read_sweep(SweepDir(sweep))
+    assert record is not None and len(record.points) == 4
+    assert len(list(sweep.glob("*/run.json"))) == 4
+    assert len((sweep / "submissions/1/runs.txt").read_text().splitlines()) == 4
+    assert len(list((sweep / "submissions/1/submitit").glob("*_submitted.pkl"))) == 4
+
+
+def test_points_whose_submission_was_killed_are_found_in_the_queue(tmp_path: Path) -> None:
+    kills = COUNTING.replace('echo "Submitted', 'kill -9 $PPID; echo "Submitted')
+    queue = """#!/bin/bash
+here=$(dirname "$0")
+case "$*" in *" -n "*) format=1;; *) format=2;; esac
+for n in 0 1; do
+  if ((format == 1)); then echo "4242_$n|$(cat "$here/script")"; else echo "4242_$n|PENDING||N/A|1:00:00|Priority"; fi
+done
+"""
+    env, config = slurm(tmp_path, sbatch=kills, squeue=queue), write_config(tmp_path, launch={"gpus_per_node": 0})
+    words = ["-p", "gpu", "-c", "1", "-m", "--json", config, LR]
+    assert call(*words, env=env).code == -signal.SIGKILL
+    (sweep,) = (tmp_path / "artifacts").iterdir()
+    (tmp_path / "bin/script").write_text(str(sweep / "submissions/1/submitit/.submission_file_x.sh"))
+    slurm(tmp_path, squeue=queue)
+    again = call(*words, env=env)
+    assert again.code == 0, again.err
+    assert again.json["jobs"] == [] and {one["state"] for one in again.json["left"]} == {"pending"}
+    assert (tmp_path / "bin/calls").read_text() == "x\n"
+    for one in again.json["left"]:
+        assert [row["event"] for row in events(Path(one["run_dir"]))] == ["submitted"]
+
+
+@pytest.mark.parametrize("text", ["../../victim", "/etc", ".hidden", "a/b", 3])
+def test_a_point_is_never_looked_for_outside_of_its_sweep(tmp_path: Path, text: object) -> None:
+    env, config = slurm(tmp_path), write_config(tmp_path, launch={"gpus_per_node": 0})
+    sweep = Path(call("-p", "gpu", "-c", "1", "-m", "--json", config, LR, env=env).json["sweep_dir"])
+    record = json.loads((sweep / "sweep.json").read_text())
+    record["points"][0]["run_id"] = text
+    (sweep / "sweep.json").write_text(json.dumps(record))
+    assert "sweep.json: is damaged" in call("-p", "gpu", "-c", "1", "-m", config, LR, env=env).err
+    (sweep / "sweep.json").unlink()
+    assert "sweep.json: is missing" in call("-p", "gpu", "-c", "1", "-m", config, LR, env=env).err
+
+
+def test_a_pipe_in_place_of_a_named_sweep_is_not_waited_for(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    os.mkfifo(tmp_path / "sweep/mine.yaml")
+    done = call("--local", "--dry-run", "-m", config, "sweep=mine")
+    assert done.code == 2 and "mine.yaml: is not a file" in done.err
+
+
 # on this machine
 
 
@@ -302,6 +373,30 @@ def test_ctrl_c_saves_all_that_run_and_the_same_command_goes_on(tmp_path: Path) 
     assert again.code == 0, again.err
     assert {one["state"] for one in status(sweep)} == {"finished"}
     assert all(steps(run) == list(range(1, 41)) for run in at_work())
+
+
+def test_ctrl_c_before_a_point_listens_waits_until_it_does(tmp_path: Path) -> None:
+    config = write_config(tmp_path, wandb_log={"tags": ["step_seconds=0.1"]}, training={"train_steps": 400})
+    command = [sys.executable, "-m", STANDIN, "--local", "-m", str(config), LR]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def started() -> bool:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return any(b"launch.point" in Path(f"/proc/{child}/cmdline").read_bytes() for child in children)
+
+    wait_for(started, "the first point's process")
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75 and "failed" not in err and "KeyboardInterrupt" not in err, err
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", ">&-", ">/dev/full", "2>&1 >&- <&-"])
+def test_a_sweep_runs_whoever_listens(tmp_path: Path, redirection: str) -> None:
+    config = write_config(tmp_path, training={"train_steps": 2})
+    line = f"exec {sys.executable} -m {STANDIN} --local -m {config} {LR} {redirection}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert {one["state"] for one in status(next((tmp_path / "artifacts").iterdir()))} == {"finished"}
 
 
 def test_points_save_and_stop_when_the_sweep_is_killed(tmp_path: Path) -> None:

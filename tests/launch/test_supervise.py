@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from launch import supervise
 from launch.attempts import Ending, begin_attempt, this_process, write_json
 from launch.history import close_unfinished, history
 from launch.jobs import NoSlurmError, requeue, show_job
@@ -272,3 +273,32 @@ def test_a_taken_port_is_recognised_in_what_torchrun_prints() -> None:
         words = [sys.executable, "-m", "torch.distributed.run", *meet.options(0), "--no-python", "true"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0 and port_was_taken(done.stderr)
+
+
+def test_a_job_whose_run_another_one_has_finished_does_nothing(tmp_path: Path) -> None:
+    job = FakeJob(tmp_path, training={"train_steps": 3})
+    assert job.until_end() == 0
+    before = events(job.run)
+    assert job.until_end() == 0
+    assert events(job.run) == before and not (job.run / "attempts/2").exists()
+    log = (job.run / "submitit/4242_0_log.out").read_text()
+    assert "tmrc: finished (exit code 0): by another job; nothing is left to do" in log
+    more = [call("--json", "--resume", job.run, "training.train_steps=5", env={**job.env, "PYTHONPATH": str(ROOT)})]
+    assert more[0].code == 0, more[0].err
+    assert job.until_end() == 0 and steps(job.run) == [1, 2, 3, 4, 5]  # what it was resumed for is done
+
+
+def test_a_task_finds_its_pickle_though_the_submission_was_killed_before_naming_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "submissions/1/submitit"
+    folder.mkdir(parents=True)
+    (folder.parent / "runs.txt").write_text(f"{tmp_path / 'a'}\n{tmp_path / 'b'}\n")
+    for number in range(2):
+        (folder / f"array_{number}.pkl").write_bytes(b"job %d" % number)
+    for name, value in {"JOB_ID": "4244", "ARRAY_JOB_ID": "4242", "ARRAY_TASK_ID": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    for _ in range(2):  # and again when it is requeued
+        run, where = supervise._run_and_folder(["--runs", str(folder.parent / "runs.txt")])
+        assert (run.path, where) == (tmp_path / "b", folder)
+        assert (folder / "4242_1_submitted.pkl").read_bytes() == b"job 1"

@@ -81,6 +81,8 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml_mapping(file: Path) -> dict[str, Any]:
     """The mapping in `file`. Raises ConfigError when it cannot be read, is no YAML or no mapping."""
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for, a device has no end
+            raise ConfigError(f"{file}: is not a file")
         if file.stat().st_size > MAX_FILE_BYTES:
             raise ConfigError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes; not a configuration")
         text = file.read_text("utf8")
