@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from launch.report.entries import Facts
     from launch.report.output import Target
 
-WIDTH = 120  # columns of the text in a pipe
 _FILE = click.Path(path_type=Path)
 
 
@@ -120,5 +119,5 @@ def _print_text(facts: Facts, title: str, problem: str) -> None:
         blocks = True
     except (UnicodeEncodeError, LookupError):
         blocks = False
-    lines = report_lines(facts, title, width_of_stdout() or WIDTH, blocks)
+    lines = report_lines(facts, title, width_of_stdout(), blocks)
     print("\n".join([*lines, *([f"queue unknown: {problem}"] if problem else [])]))

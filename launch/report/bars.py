@@ -105,28 +105,24 @@ def timeline(facts: Facts) -> Chart | None:
 
 
 def goodput_chart(facts: Facts) -> Chart | None:
-    """A column a run: shares of its wall time."""
+    """A row a run, in the order of the timeline: shares of its wall time."""
     pairs = [pair for pair in zip(_unique(facts.entries), facts.entries, strict=True) if pair[1].goodput is not None]
     if not pairs:
         return None
     assert set(SHARES) == set(BUCKETS)
     traces = [_shares(bucket, pairs) for bucket in SHARES]
-    lying = len(pairs) <= 12
-    value, label = axis("share of the wall time", tickformat=".0%", range=[0, 1]), axis("", type="category")
-    label |= {"categoryorder": "array", "categoryarray": [name for name, _ in pairs][:: -1 if lying else 1]}
-    label |= _names(len(pairs) <= 60)
+    labels = [label for label, _ in pairs]
+    label = axis("", type="category", categoryorder="array", categoryarray=labels[::-1])
     shape = layout(
         barmode="stack",
         bargap=0.25 if len(pairs) <= 40 else 0.0,
-        xaxis=value if lying else label,
-        yaxis=label if lying else value,
+        xaxis=axis("share of the wall time", tickformat=".0%", range=[0, 1]),
+        yaxis=label | _names(len(pairs) <= TALLEST // 14),
         margin=_MARGIN,
         legend={"orientation": "h", "y": 1, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         showlegend=True,
-        height=max(220, 34 * len(pairs) + 150) if lying else 460,
+        height=min(TALLEST, (34 if len(pairs) <= 12 else ROW) * len(pairs)) + 150,
     )
-    for trace in traces if lying else ():
-        trace |= {"x": trace["y"], "y": trace["x"], "orientation": "h"}
     return Chart(
         "goodput", "Where the time went", f"Shares of the wall time of {len(pairs):,} runs.",
         {"data": [trace for trace in traces if any(trace["text"])], "layout": shape},
@@ -173,9 +169,10 @@ def _shares(bucket: str, pairs: Sequence[tuple[str, Entry]]) -> Figure:
     seconds = [entry.seconds.get(bucket, 0.0) for _, entry in pairs]
     return {
         "type": "bar",
+        "orientation": "h",
         "name": words,
-        "x": [label for label, _ in pairs],
-        "y": [round(part / entry.wall, 5) for part, (_, entry) in zip(seconds, pairs, strict=True)],
+        "y": [label for label, _ in pairs],
+        "x": [round(part / entry.wall, 5) for part, (_, entry) in zip(seconds, pairs, strict=True)],
         "text": [duration(part) if part else "" for part in seconds],
         "textposition": "none",
         "hovertemplate": f"%{{hovertext}}<br>{words}: %{{text}}<extra></extra>",
@@ -196,11 +193,11 @@ def _names(shown: bool) -> dict[str, Any]:
 
 
 def _unique(entries: Sequence[Entry]) -> list[str]:
-    """A label for each run; a number is put behind one that there is already, since plotly joins rows of one name."""
+    """The name of each run; a number is put behind one that there is already, since plotly joins rows of one name."""
     seen: dict[str, int] = {}
     found = []
     for entry in entries:
-        label = escaped(entry.label)
+        label = escaped(entry.name)
         seen[label] = seen.get(label, 0) + 1
         found.append(label if seen[label] == 1 else f"{label} ({seen[label]})")
     return found

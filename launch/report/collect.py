@@ -21,7 +21,8 @@ from tmrc.config.rundir import RunDir
 
 # Points of all runs together in one chart. Eight bytes a point and axis, and base64: four MB of page at most.
 POINTS = {
-    "loss": 50_000, "smooth": 20_000, "val_loss": 20_000, "lr": 12_000, "grad_norm": 30_000, "tokens_per_s": 30_000,
+    "loss": 50_000, "smooth": 20_000, "val_loss": 20_000, "lr": 12_000, "grad_norm": 30_000, "smooth_grad_norm": 15_000,
+    "tokens_per_s": 15_000, "smooth_tokens_per_s": 15_000,
 }  # fmt: skip
 MOST = 3_000  # points of one run in one chart: more than a screen has columns
 SMALL = 12_000_000  # bytes of metrics that one process reads in less time than others take to start

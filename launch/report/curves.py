@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 from launch.report.entries import Entry, Facts
-from launch.report.life import Curve
+from launch.report.labels import short_value
+from launch.report.life import MEANS, Curve, Life
 from launch.report.looks import DASHES, FEW, MARKERS, PALETTE, axis, escaped, layout, on_scale, scale_shown, spread
 
 Figure = dict[str, Any]
 FEW_POINTS = 60  # points of a curve that get a marker each
+ROWS_BEHIND = 5  # runs up to which the rows of a noisy curve are behind its mean, even if no spike would be missed
+SPIKES = ("loss", "grad_norm")  # curves whose spikes are never left out
+_FAINT = (0.3, 0.15)  # opacity of rows: of a few runs, and of many, which lie over each other
 
 
 @dataclass(frozen=True)
@@ -69,15 +73,7 @@ def _looks(entries: Sequence[Entry]) -> list[_Look]:
 def _losses(facts: Facts, looks: Sequence[_Look], alone: bool) -> Chart | None:
     traces = []
     for n, (entry, life, look) in enumerate(zip(facts.entries, facts.lives, looks, strict=True)):
-        raw, mean = life.curves.get("loss"), life.curves.get("smooth")
-        own: list[Figure] = []
-        if raw is not None and mean is not None:
-            faint = _trace(entry, raw, look, f"r{n}raw", n)
-            faint |= {"opacity": 0.3 if len(looks) <= FEW else 0.15, "line": {"color": look.colour, "width": 0.8}}
-            own = [{**faint, "mode": "lines", "hoverinfo": "skip", "hovertemplate": None}]
-        shown = mean if mean is not None else raw
-        if shown is not None:
-            own.append(_trace(entry, shown, look, f"r{n}", n))
+        own = _with_mean(entry, life, look, ("loss", "r"), n, len(looks))
         if alone and "val_loss" in life.curves:
             validation = _trace(entry, life.curves["val_loss"], _Look(PALETTE[1], "solid", "square"), "v0", n)
             own.append({**validation, "mode": "lines+markers", "name": "validation", "legendgroup": "validation"})
@@ -87,12 +83,8 @@ def _losses(facts: Facts, looks: Sequence[_Look], alone: bool) -> Chart | None:
         return None
     _put_into_legend(traces, alone, len(looks))
     title = "Training and validation loss" if alone else "Training loss"
-    smoothed = any("smooth" in life.curves for life in facts.lives)
-    note = (
-        "Bold: smoothed over a fiftieth of the rows. Faint: the rows themselves, every spike kept." if smoothed else ""
-    )
     figure = _figure(traces, "loss (nats a token)", facts, legend=len(looks) <= FEW, scale=True)
-    return Chart("loss", title, f"{title} of {_runs(facts)} by step.", figure, note)
+    return Chart("loss", title, f"{title} of {_runs(facts)} by step.", figure, _note(traces, facts, "loss"))
 
 
 def _put_into_legend(traces: list[Figure], alone: bool, runs: int) -> None:
@@ -106,19 +98,40 @@ def _put_into_legend(traces: list[Figure], alone: bool, runs: int) -> None:
 
 def _single(facts: Facts, looks: Sequence[_Look], key: str) -> Chart | None:
     title, label = _TITLES[key]
-    traces = [
-        _trace(entry, life.curves[key], look, f"{key}{n}", n)
-        for n, (entry, life, look) in enumerate(zip(facts.entries, facts.lives, looks, strict=True))
-        if key in life.curves
-    ]
+    traces = []
+    for n, (entry, life, look) in enumerate(zip(facts.entries, facts.lives, looks, strict=True)):
+        traces += _with_mean(entry, life, look, (key, key), n, len(looks))
     if not traces:
         return None
     figure = _figure(traces, label, facts)
     if key != "val_loss":
         figure["layout"]["yaxis"]["rangemode"] = "tozero"
-    for trace in traces if key in ("grad_norm", "tokens_per_s") else ():
-        trace["line"]["width"] = 1.0
-    return Chart(key, title, f"{title} of {_runs(facts)} by step.", figure)
+    return Chart(key, title, f"{title} of {_runs(facts)} by step.", figure, _note(traces, facts, key))
+
+
+def _with_mean(entry: Entry, life: Life, look: _Look, names: tuple[str, str], number: int, runs: int) -> list[Figure]:
+    """The curve of one run, or its mean with the rows faint behind it. `names`: key, beginning of uid."""
+    key, uid = names
+    raw, mean = life.curves.get(key), life.curves.get(MEANS.get(key, ""))
+    shown = mean if mean is not None else raw
+    if raw is None or shown is None:
+        return []
+    bold = _trace(entry, shown, look, f"{uid}{number}", number)
+    if mean is None or not (key in SPIKES or runs <= ROWS_BEHIND):
+        return [bold]
+    faint = _trace(entry, raw, look, f"{uid}{number}raw", number)
+    faint |= {"opacity": _FAINT[runs > FEW], "line": {"color": look.colour, "width": 0.8}, "mode": "lines"}
+    return [{**faint, "hoverinfo": "skip", "hovertemplate": None}, bold]
+
+
+def _note(traces: Sequence[Figure], facts: Facts, key: str) -> str:
+    """What bold and faint lines are."""
+    if not any(MEANS.get(key) in life.curves for life in facts.lives):
+        return ""
+    if not any(trace["uid"].endswith("raw") for trace in traces):
+        return "Smoothed over a fiftieth of the rows."
+    kept = ", every spike kept" if key in SPIKES else ""
+    return f"Bold: smoothed over a fiftieth of the rows. Faint: the rows themselves{kept}."
 
 
 def _trace(entry: Entry, curve: Curve, look: _Look, uid: str, number: int) -> Figure:
@@ -126,7 +139,7 @@ def _trace(entry: Entry, curve: Curve, look: _Look, uid: str, number: int) -> Fi
     return {
         "type": "scatter",
         "mode": "lines+markers" if marked else "lines",
-        "name": escaped(entry.label),
+        "name": escaped(entry.name),
         "uid": uid,
         "legendgroup": f"r{number}",
         "showlegend": False,
@@ -141,10 +154,14 @@ def _trace(entry: Entry, curve: Curve, look: _Look, uid: str, number: int) -> Fi
 
 
 def _described(entry: Entry) -> str:
-    """The run's name for hovering, with at most three of the settings that make it differ."""
+    """The run's name for hovering: with its id, or else with at most three of the settings that make it differ."""
     from launch.report.settings import shown_value
 
-    own = [f"{key.rpartition('.')[2]}={shown_value(value)[:24]}" for key, value in list(entry.differs.items())[:3]]
+    if entry.name != entry.label:
+        added = "" if entry.label in entry.name else f" ({entry.label})"
+        return f"{entry.name}{added}".replace("%{", "% {")
+    differs = list(entry.differs.items())[:3]
+    own = [f"{key.rpartition('.')[2]}={short_value(shown_value(value))}" for key, value in differs]
     return " ".join([entry.label, *own]).replace("%{", "% {")  # no template of its own
 
 

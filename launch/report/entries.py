@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.facts import word
+from launch.plaintext import one_line
 from launch.report.collect import Collection
+from launch.report.labels import names, short_labels
 from launch.report.life import Life
 from launch.report.settings import differing
 from launch.status import RunStatus
+
+TROUBLED = ("failed", "held", "lost")  # states whose cause a reader wants at once
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Entry:
 
     run_id: str
     directory: str
-    label: str  # what tells the run from the others on the page
+    label: str  # its id, without what all ids share
+    name: str  # what charts call it: a sweep's point by what sets it apart
     state: str
     sure: bool  # False: by its files alone
     step: int | None
@@ -47,6 +52,12 @@ class Entry:
     damaged_rows: int
     no_number: tuple[int, int] | None  # rows whose loss is no number, and the first such step
 
+    @property
+    def trouble(self) -> str:
+        """Why it failed, is held, or is lost, on one line; empty for other runs, and where nothing more is known."""
+        cause = one_line(self.cause) if self.state in TROUBLED else ""
+        return "" if cause == self.state else cause
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -62,23 +73,14 @@ def make_facts(found: Collection) -> Facts:
     """What was collected, in the order of the table."""
     keys = differing([life.settings for life in found.lives]) if len(found.lives) > 1 else []
     labels = short_labels([life.run.path.name for life in found.lives])
+    sweeps = [str(life.run.path.parent) for life in found.lives]
+    called = zip(labels, names(labels, [one.point for one in found.statuses], sweeps), strict=True)
     pairs = [
-        (_entry(life, one, label, keys), life)
-        for life, one, label in zip(found.lives, found.statuses, labels, strict=True)
+        (_entry(life, one, label, name, keys), life)
+        for life, one, (label, name) in zip(found.lives, found.statuses, called, strict=True)
     ]
     pairs.sort(key=lambda pair: (_rank(pair[0].val_loss), _rank(pair[0].loss), pair[0].run_id))
-    devices = {span.device for life in found.lives for span in life.spans} - {""}
-    return Facts(tuple(entry for entry, _ in pairs), tuple(life for _, life in pairs), tuple(keys), _unit(devices))
-
-
-def short_labels(ids: Sequence[str]) -> list[str]:
-    """The ids without the beginning that all of them share, cut at a dash; one id stays whole."""
-    if len(set(ids)) < 2:
-        return list(ids)
-    first, last = min(ids), max(ids)
-    same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    shared = first[:same].rpartition("-")[0]
-    return [name[len(shared) :].removeprefix("-") or name for name in ids]
+    return Facts(tuple(entry for entry, _ in pairs), tuple(life for _, life in pairs), tuple(keys), _unit(found))
 
 
 def command_typed(about: dict[str, Any]) -> str:
@@ -91,7 +93,7 @@ def command_typed(about: dict[str, Any]) -> str:
     return shlex.join([first, *words[1:]])
 
 
-def _entry(life: Life, one: RunStatus, label: str, keys: Sequence[str]) -> Entry:
+def _entry(life: Life, one: RunStatus, label: str, name: str, keys: Sequence[str]) -> Entry:
     git = life.about.get("git")
     local = "--local " if one.executor == "local" else ""
     step = max((step for step in (life.losses.step, one.step) if step is not None), default=None)
@@ -99,6 +101,7 @@ def _entry(life: Life, one: RunStatus, label: str, keys: Sequence[str]) -> Entry
         run_id=life.run.path.name,
         directory=str(life.run.path),
         label=label,
+        name=name,
         state=one.state,
         sure=one.sure,
         step=step,
@@ -129,7 +132,16 @@ def _rank(loss: float | None) -> float:
     return math.inf if loss is None else loss
 
 
-def _unit(devices: set[str]) -> str:
-    if devices == {"cpu"}:
+def _unit(found: Collection) -> str:
+    """By the devices that runs are known to have had; where nothing has started, by what they ask Slurm for."""
+    devices = {span.device for life in found.lives for span in life.spans} - {""}
+    pairs = zip(found.lives, found.statuses, strict=True)
+    devices = devices or {"cuda" if _asks_for_gpus(life, one) else "cpu" for life, one in pairs}
+    if "cuda" not in devices:
         return "process-hours"
     return "GPU-hours" if "cpu" not in devices else "GPU- or process-hours"
+
+
+def _asks_for_gpus(life: Life, one: RunStatus) -> bool:
+    wanted = life.settings.get("launch.gpus_per_node") != 0 and life.settings.get("training.device") != "cpu"
+    return one.executor == "slurm" and wanted

@@ -19,7 +19,9 @@ from tmrc.config.goodput import Place, RunAccount, account
 from tmrc.config.rundir import RunDir
 
 CURVES = ("loss", "val_loss", "lr", "grad_norm", "tokens_per_s")
-SMOOTHED = 100  # rows from which on a curve of training is smoothed
+# curves that are noisy -> the key under which their means are
+MEANS = {"loss": "smooth", "grad_norm": "smooth_grad_norm", "tokens_per_s": "smooth_tokens_per_s"}
+SMOOTHED = 100  # rows from which on such a curve is smoothed
 SPARKS = 60  # points of the curve in text
 
 
@@ -60,7 +62,7 @@ class Life:
     waits: tuple[Span, ...]
     hours: float
     account: RunAccount
-    curves: dict[str, Curve]  # those of CURVES that have values, and "smooth"
+    curves: dict[str, Curve]  # those of CURVES that have values, and their MEANS
     losses: Losses
     rows: int
     damaged: int
@@ -108,8 +110,9 @@ def _curves(metrics: Metrics, hours: NDArray[np.float64], points: dict[str, int]
         values = _finite(metrics.columns[key][rows])
         if len(rows) and np.isfinite(values).any():
             found[key] = _thinned(metrics, tokens, hours, rows, values, points[key])
-            if key == "loss" and len(rows) > SMOOTHED:
-                found["smooth"] = _thinned(metrics, tokens, hours, rows, smooth(values), points["smooth"])
+            mean = MEANS.get(key)
+            if mean and len(rows) > SMOOTHED:
+                found[mean] = _thinned(metrics, tokens, hours, rows, smooth(values), points[mean])
     return found
 
 

@@ -42,11 +42,11 @@ def on_scale(losses: Sequence[float | None]) -> list[str]:
     return ["#777777" if share is None else sample_colorscale(SCALE, [DARK * share])[0] for share in shares]
 
 
-def scale_shown() -> list[list[Any]]:
+def scale_shown(until: float = DARK) -> list[list[Any]]:
     """SCALE without its palest part, as plotly takes it."""
     from plotly.colors import sample_colorscale
 
-    return [[share / 10, sample_colorscale(SCALE, [DARK / 10 * share])[0]] for share in range(11)]
+    return [[share / 10, sample_colorscale(SCALE, [until / 10 * share])[0]] for share in range(11)]
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

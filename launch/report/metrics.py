@@ -18,6 +18,7 @@ BLOCK = 1 << 22  # bytes that are taken apart at once, so that a long file does 
 LONGEST = 1 << 20  # bytes of a line that can still be a row
 PLAIN = {int, float, type(None)}
 Column = NDArray[np.float64]
+DRAWN = 1e30  # larger numbers are as good as infinite
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Column]:
         values = [row.get(key) for row in rows]
         if not set(map(type, values)) <= PLAIN:
             values = [value if type(value) in PLAIN else None for value in values]
-        found[key] = _numbers(values)
+        numbers = _numbers(values)
+        if key not in ("step", "time"):
+            numbers[np.abs(numbers) > DRAWN] = np.inf  # diverged; no axis of so many digits can be drawn
+        found[key] = numbers
         found[f"{key}?"] = np.array([value is not None for value in values], np.float64)
     return found
 

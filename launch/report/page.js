@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const NARROW = 760, PAPER = 680;
+  const BELOW = { orientation: "h", xref: "container", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom" };
   const SIDE = { orientation: "v", x: 1.01, xanchor: "left", yref: "paper", y: 1, yanchor: "top" };
   const config = () => ({ responsive: true, displaylogo: false, displayModeBar: window.innerWidth < NARROW ? false : "hover",
     showSendToCloud: false, plotlyServerURL: "", modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] });
@@ -69,27 +70,53 @@
       chart.querySelectorAll(`.trace${chart._fullData[n].uid}`).forEach((node) => node.classList.add("lit")));
   });
 
-  // On a narrow screen a legend stands below its chart, in as much room as it takes there.
+  // Long names of runs beside bars take two lines on a narrow screen.
+  const halved = (name) => {
+    const places = [...name.matchAll(/ /g)].map((found) => found.index);
+    const middle = places.sort((a, b) => Math.abs(a - name.length / 2) - Math.abs(b - name.length / 2))[0];
+    return name.length <= 16 || !middle ? name : `${name.slice(0, middle)}<br>${name.slice(middle + 1)}`;
+  };
+  const shapeNames = (chart, narrow) => {
+    const names = chart.layout.yaxis && chart.layout.yaxis.categoryarray;
+    const shown = names && chart.layout.yaxis.showticklabels !== false;
+    const labelalias = shown && narrow ? Object.fromEntries(names.map((name) => [name, halved(name)])) : null;
+    chart.taller = labelalias && Object.values(labelalias).some((name) => name.includes("<br>")) ? 6 * names.length : 0;
+    return names ? { "yaxis.labelalias": labelalias, "yaxis.tickfont.size": narrow ? 10 : null,
+      "xaxis.nticks": narrow ? 4 : 0, "xaxis.tickangle": narrow ? 0 : "auto" } : {};
+  };
+  // On a narrow screen, or where it would take too much of the width, a legend stands below its chart. It takes as much
+  // room as it then turns out to need: nobody should have to scroll in it.
+  const WHOLE = 100000;  // plotly gives a legend half of a chart's height at most unless it is told how much
   const shape = (chart) => {
+    const narrow = window.innerWidth < NARROW;
     if (!chart.layout.showlegend) return;
-    if (!chart.wide) chart.wide = { legend: chart.layout.legend, bottom: chart.layout.margin.b, height: chart.clientHeight };
-    const names = new Set(chart.data.filter((trace) => trace.showlegend !== false).map((trace) => trace.name));
-    const longest = Math.max(...[...names].map((name) => name.length));
-    const rows = Math.ceil(names.size / Math.max(1, Math.floor(chart.clientWidth / (60 + 7.5 * longest))));
-    const below = window.innerWidth < NARROW ? 24 * rows : 0;
-    const legend = below ? { ...chart.wide.legend, orientation: "h", x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom" }
-      : { ...SIDE, ...chart.wide.legend };
-    chart.style.height = `${chart.wide.height + below}px`;
-    Plotly.relayout(chart, { legend, "margin.b": chart.wide.bottom + (below && below + 20), "margin.t": below ? 30 : chart.top,
-      height: chart.wide.height + below });
+    if (!chart.wide) chart.wide = { legend: chart.layout.legend, ...chart.layout.margin, height: chart.clientHeight };
+    const names = chart.data.filter((trace) => trace.showlegend !== false).map((trace) => trace.name);
+    const longest = 60 + 7 * Math.max(...names.map((name) => name.length));
+    const flat = chart.wide.legend.orientation === "h";
+    const below = narrow || (!flat && longest > 0.4 * chart.clientWidth);
+    const now = `${narrow} ${below} ${below || flat ? chart.clientWidth : ""}`;
+    if (chart.shaped === now) return;
+    chart.shaped = now;
+    const legend = { ...(below ? { ...chart.wide.legend, ...BELOW } : { ...SIDE, ...chart.wide.legend }), maxheight: WHOLE };
+    const place = (room) => {
+      const height = chart.wide.height + chart.taller + room;
+      chart.style.height = `${height}px`;
+      return { height, "margin.b": chart.wide.b + (below && room), "margin.t": below ? 30 : chart.wide.t + room };
+    };
+    const guess = below ? 24 * names.length : 0;
+    const texts = shapeNames(chart, narrow);
+    return Plotly.relayout(chart, { legend, ...texts, ...place(guess) }).then(() => {
+      const box = chart.querySelector(".legend .bg");
+      const needs = box ? Math.ceil(box.getBoundingClientRect().height) : guess;
+      return Plotly.relayout(chart, place(below ? needs + 20 : flat ? Math.max(0, needs - 28) : 0));
+    });
   };
   const draw = (chart) => {
     const figure = JSON.parse(document.getElementById(`data-${chart.id}`).textContent);
     if (figure.layout.height) chart.style.height = `${figure.layout.height}px`;
     charts.push(chart);
-    chart.top = figure.layout.margin.t;
-    return Plotly.newPlot(chart, figure.data, figure.layout, config()).then(() => {
-      shape(chart);
+    return Plotly.newPlot(chart, figure.data, figure.layout, config()).then(() => shape(chart)).then(() => {
       if (chart.dataset.kind !== "curve") return;
       chart.on("plotly_hover", (event) => light(event.points[0].data.legendgroup));
       chart.on("plotly_unhover", () => light(null));
@@ -112,11 +139,10 @@
     const target = document.getElementById(decodeURIComponent(link.hash.slice(1)));
     if (target) target.open = true;
   }));
-  let narrow = null;
+  let resized = 0;
   window.addEventListener("resize", () => {
-    const now = window.innerWidth < NARROW;
-    if (now !== narrow) charts.forEach(shape);
-    narrow = now;
+    clearTimeout(resized);
+    resized = setTimeout(() => charts.forEach(shape), 150);
   });
 
   // On paper everything has the paper's width, and short lists of runs are open.

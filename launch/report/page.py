@@ -12,6 +12,7 @@ from launch.progress import amount, duration
 from launch.report.bars import goodput_chart, timeline
 from launch.report.curves import Chart, curve_charts
 from launch.report.entries import Entry, Facts
+from launch.report.labels import short_value
 from launch.report.output import PAGE
 from launch.report.parallel import parallel_chart
 from launch.report.settings import shown_value
@@ -115,7 +116,8 @@ def _best(entries: tuple[Entry, ...]) -> list[tuple[str, str, str]]:
         return found
     if first.val_loss is None:
         return []
-    own = [f"{key.rpartition('.')[2]}={shown_value(value)}" for key, value in list(first.differs.items())[:4]]
+    differs = list(first.differs.items())[:4]
+    own = [f"{key.rpartition('.')[2]}={short_value(shown_value(value))}" for key, value in differs]
     return [("lowest validation loss", number(first.val_loss), " ".join([first.label, *own]))]
 
 

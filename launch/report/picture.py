@@ -59,7 +59,7 @@ def _many(figure: Any, facts: Facts) -> None:
     for n, (entry, life) in enumerate(zip(facts.entries, facts.lives, strict=True)):
         dash = _LINES[DASHES[n // len(PALETTE) % len(DASHES)]] if few else "-"
         look = {"color": PALETTE[n % len(PALETTE)] if few else _rgb(scale[n]), "linestyle": dash, "linewidth": 1.3}
-        label = entry.label.replace("$", r"\$")
+        label = entry.name.replace("$", r"\$")
         for axes, curve in zip(panels, (_training(life), life.curves.get("val_loss")), strict=True):
             if curve is not None:
                 axes.plot(curve.steps, curve.values, label=f" {label}", **look)

@@ -12,11 +12,13 @@ from launch.plaintext import harmless, one_line
 from launch.progress import amount, duration
 from launch.report.bars import ending_words
 from launch.report.entries import Entry, Facts
+from launch.report.labels import cut_end
 from launch.report.life import Life
 from launch.report.settings import shown_value
 from launch.table import number
 
 MOST_KEYS = 12  # settings that get a column each
+SHOWN_CAUSE = 60  # characters of a cause in the table
 
 
 def text(value: object) -> str:
@@ -47,6 +49,8 @@ def details(entry: Entry, life: Life, is_open: bool) -> str:
         lines.append(_command("Its point of the sweep", point))
     lines.append(_command("The same run again, whatever has become of its configuration file", entry.reproduce))
     lines.append(_origin(life, entry))
+    if entry.trouble:
+        lines.append(f'<p class="warning">{text(f"{state_words(entry)}: {entry.trouble}")}</p>')
     lines += [f'<p class="warning">{text(note)}</p>' for note in notes(entry)]
     lines.append(_attempts(life))
     return "\n".join(filter(None, lines)) + "\n</details>"
@@ -102,7 +106,8 @@ def _row(place: int, entry: Entry, keys: Sequence[str]) -> str:
         "-" if entry.tokens is None else amount(entry.tokens), hours(entry.device_hours), share(entry.goodput),
         str(entry.attempts),
     ]  # fmt: skip
-    state = f'<td class="state" title="{text(entry.cause)}">{text(state_words(entry))}</td>'
+    why = f"<small>{text(cut_end(entry.trouble, SHOWN_CAUSE))}</small>" if entry.trouble else ""
+    state = f'<td class="state" title="{text(entry.cause)}">{text(state_words(entry))}{why}</td>'
     first = ' class="first"' if place == 0 and entry.val_loss is not None else ""
     numbers = "".join(f'<td class="n">{text(cell)}</td>' for cell in cells)
     return f"<tr{first}>{name}{differs}{numbers}{state}</tr>"

@@ -11,6 +11,7 @@ from launch.plaintext import harmless, one_line
 from launch.progress import amount, duration
 from launch.report.bars import SHARES, ending_words
 from launch.report.entries import Entry, Facts
+from launch.report.labels import last_part, middle_out
 from launch.report.life import Life
 from launch.report.page import headline
 from launch.report.settings import shown_value
@@ -20,18 +21,23 @@ from launch.words import clock
 
 BLOCKS, PLAIN = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 SPARKS = 16  # columns of a curve in the table
-LONGEST_NAME = 36
-KEYS = 4  # settings that get a column each
+LONGEST_NAME, LONGEST_VALUE = 36, 20
+KEYS = 4  # settings that stay as long as anything does
+MOST_KEYS = 12  # settings that get a column at all where the width is known
 GAP = "  "
 ALL_ATTEMPTS = 3  # runs up to which every attempt gets a line
 MOST_LINES = 12
+MOST_NAMED = 20  # settings without a column that are named
+NAMED = 3  # runs of one cause that are named
+FIRST_OUT = ("TOKENS", "HOURS", "BEST", "ATT")  # columns that are left out before settings
 
 
-def report_lines(facts: Facts, title: str, width: int, blocks: bool) -> list[str]:
-    """Lines of at most `width` columns; `blocks` where the terminal's character set has them."""
+def report_lines(facts: Facts, title: str, width: int | None, blocks: bool) -> list[str]:
+    """Lines of at most `width` columns, uncut where that is None; `blocks` where the character set has them."""
     words = [one_line(f"{what} {value}{f' ({more})' if more else ''}") for what, value, more in headline(facts)]
-    lines = [cut(one_line(title), width), *_joined(words, width), ""]
+    lines = [cut(one_line(title), width), *(cut(line, width) for line in _joined(words, width)), ""]
     lines += _table(facts, width, blocks)
+    lines += _troubles(facts.entries, width)
     lines += ["", *_time(facts.entries, width)]
     for entry, life in zip(facts.entries, facts.lives, strict=True):
         lines += _life(entry, life, width, len(facts.entries) <= ALL_ATTEMPTS)
@@ -50,40 +56,40 @@ def sparkline(values: Sequence[float], columns: int, blocks: bool) -> str:
     return "".join(marks[round((mean - low) / step)] if math.isfinite(mean) else " " for mean in means)
 
 
-def _table(facts: Facts, width: int, blocks: bool) -> list[str]:
+def _table(facts: Facts, width: int | None, blocks: bool) -> list[str]:
     """As many columns as there is room for; those that matter least are left out first."""
-    columns = _columns(facts, blocks)
+    keys = facts.keys if width is None else facts.keys[:MOST_KEYS]
+    columns = _columns(facts, keys, width is None, blocks)
     shown = list(columns)
-    give_way = [
-        "ATT",
-        "TOKENS",
-        "BEST",
-        "HOURS",
-        "LOSS",
-        "GOODPUT",
-        *reversed(facts.keys[:KEYS]),
-        "STEP",
-        "TRAINING LOSS",
-        "STATE",
-    ]
+    less, more = keys[KEYS:], keys[:KEYS]
+    give_way = [*FIRST_OUT, *reversed(less), "GOODPUT", "LOSS", *reversed(more), "STEP", "TRAINING LOSS", "STATE"]
     widths = {name: max(map(columns_of, cells)) for name, cells in columns.items()}
-    while sum(widths[name] + len(GAP) for name in shown) - len(GAP) > width and give_way:
+    while width is not None and sum(widths[name] + len(GAP) for name in shown) - len(GAP) > width and give_way:
         shown.remove(give_way.pop(0))
     left = ("RUN", "TRAINING LOSS", "STATE", *facts.keys)
     rows = [
         GAP.join(_padded(columns[name][n], widths[name], name in left) for name in shown).rstrip()
         for n in range(len(facts.entries) + 1)
     ]
-    return [row if columns_of(row) <= width else cut(row, width) for row in rows]
+    return [*(cut(row, width) for row in rows), *_not_shown([key for key in facts.keys if key not in shown], width)]
 
 
-def _columns(facts: Facts, blocks: bool) -> dict[str, list[str]]:
+def _not_shown(keys: Sequence[str], width: int | None) -> list[str]:
+    """The settings that differ as well, and have no column."""
+    if not keys:
+        return []
+    named = [one_line(key) for key in keys[:MOST_NAMED]] + ["and more"] * (len(keys) > MOST_NAMED)
+    return _joined(["also differ in:", *(f"{name}," for name in named[:-1]), named[-1]], width, " ")
+
+
+def _columns(facts: Facts, keys: Sequence[str], uncut: bool, blocks: bool) -> dict[str, list[str]]:
     """Name -> heading and cells; the name of a setting's column is its key."""
     entries, alone = facts.entries, len(facts.entries) == 1
-    keys = facts.keys[:KEYS]
+    names = [one_line(one.run_id if alone else one.label) for one in entries]
+    values = {key: [one_line(shown_value(one.differs[key])) for one in entries] for key in keys}
     cells = {
-        "RUN": [_middle_out(one_line(one.run_id if alone else one.label), LONGEST_NAME) for one in entries],
-        **{key: [_middle_out(one_line(shown_value(one.differs[key])), 20) for one in entries] for key in keys},
+        "RUN": names if uncut else [middle_out(name, LONGEST_NAME) for name in names],
+        **(values if uncut else {key: _shortened(values[key]) for key in keys}),
         "TRAINING LOSS": [_curve(life, blocks) for life in facts.lives],
         "VAL": [number(one.val_loss) for one in entries],
         "BEST": [number(one.best_val_loss) for one in entries],
@@ -99,6 +105,30 @@ def _columns(facts: Facts, blocks: bool) -> dict[str, list[str]]:
     return {name: [heads.get(name, name), *column] for name, column in cells.items()}
 
 
+def _shortened(values: Sequence[str]) -> list[str]:
+    """Long values without their middle; paths by their last parts, where these tell them apart as well."""
+    if max(map(columns_of, values)) <= LONGEST_VALUE:
+        return list(values)
+    lasts = [last_part(value) for value in values]
+    told_apart = len(set(lasts)) == len(set(values))
+    return [middle_out(value, LONGEST_VALUE) for value in (lasts if told_apart else values)]
+
+
+def _troubles(entries: Sequence[Entry], width: int | None) -> list[str]:
+    """Why runs failed, are held, or are lost: a line for all that came to the same end."""
+    ends: dict[str, list[str]] = {}
+    for one in entries:
+        if one.trouble:
+            ends.setdefault(f"{state_words(one)}: {one.trouble}", []).append(one_line(one.label))
+    lines = []
+    for end, labels in list(ends.items())[:MOST_LINES]:
+        more = f" and {len(labels) - NAMED:,} more" if len(labels) > NAMED else ""
+        lines.append(cut(f"{', '.join(labels[:NAMED])}{more} {end}" if len(entries) > 1 else end, width))
+    if len(ends) > MOST_LINES:
+        lines.append(f"{len(ends) - MOST_LINES:,} other causes are in --json")
+    return ["", *lines] if lines else []
+
+
 def _curve(life: Life, blocks: bool) -> str:
     """The loss without the first tenth of the steps, where it falls so steeply that the rest would be flat."""
     curve = life.curves.get("smooth") or life.curves.get("loss")
@@ -109,7 +139,7 @@ def _curve(life: Life, blocks: bool) -> str:
     return sparkline(values.tolist(), SPARKS, blocks)
 
 
-def _time(entries: Sequence[Entry], width: int) -> list[str]:
+def _time(entries: Sequence[Entry], width: int | None) -> list[str]:
     """Where the time of all runs that measured it went, the largest part first."""
     measured = [one for one in entries if one.goodput is not None]
     totals = {name: sum(one.seconds[name] for one in measured) for name in SHARES}
@@ -120,7 +150,7 @@ def _time(entries: Sequence[Entry], width: int) -> list[str]:
     return _joined(["time:", *(f"{SHARES[name][0]} {seconds / wall:.1%}" for seconds, name in parts)], width)
 
 
-def _life(entry: Entry, life: Life, width: int, whole: bool) -> list[str]:
+def _life(entry: Entry, life: Life, width: int | None, whole: bool) -> list[str]:
     """A run's attempts, each on a line; of many runs only what is odd, and how interrupted ones came to be so."""
     ends = {one.number: one for one in life.attempts}
     name = one_line(entry.label)
@@ -129,16 +159,17 @@ def _life(entry: Entry, life: Life, width: int, whole: bool) -> list[str]:
         for span in life.spans[-MOST_LINES:]:
             took = f"{clock(span.began)} for {duration(span.ended - span.began)}"
             lines.append(cut(f"  {span.attempt}  {took}: {ending_words(ends.get(span.attempt), span)}", width))
-        return ["", f"{name}", *lines, *(["  " + line for line in _joined([one_line(entry.reproduce)], width - 2)])]
+        called = f"{name}  {entry.name}" if entry.name not in ("", entry.label) else name
+        return ["", cut(called, width), *lines, f"  {one_line(entry.reproduce)}"]
     return lines
 
 
-def _joined(parts: Sequence[str], width: int) -> list[str]:
+def _joined(parts: Sequence[str], width: int | None, between: str = GAP) -> list[str]:
     """The parts in lines of at most `width` columns."""
     lines: list[str] = []
     for part in parts:
-        if lines and columns_of(lines[-1]) + 2 + columns_of(part) <= width:
-            lines[-1] += f"  {part}"
+        if lines and (width is None or columns_of(lines[-1] + between + part) <= width):
+            lines[-1] += between + part
         else:
             lines.append(part)
     return lines
@@ -147,9 +178,3 @@ def _joined(parts: Sequence[str], width: int) -> list[str]:
 def _padded(text: str, width: int, left: bool) -> str:
     space = " " * (width - columns_of(text))
     return text + space if left else space + text
-
-
-def _middle_out(text: str, room: int) -> str:
-    """A long text without its middle."""
-    half = (room - 1) // 2
-    return text if columns_of(text) <= room else f"{text[: room - 1 - half]}…{text[-half:]}"

@@ -148,18 +148,20 @@ def make_sweep(folder: Path, runs: int, rows: int) -> Path:
     """A sweep over learning rate, dropout and activation, with all sorts of lives."""
     sweep = folder / "lr-dropout-1a2b3c4d"
     sweep.mkdir(parents=True)
-    (sweep / "sweep.json").write_text(json.dumps({"id": sweep.name}))
+    points: list[dict[str, Any]] = []
     for n in range(runs):
         rate = 10 ** (-4 + 2 * ((n * 7) % runs) / runs)
-        settings = {
+        settings: dict[str, Any] = {
             "optimizer.lr": float(f"{rate:.3g}"),
             "model.dropout_p": (n % 3) / 10,
             "model.activation": ("relu", "gelu")[n % 2],
             "training.artifacts_path": str(sweep),
         }
+        swept = [f"{key}={value}" for key, value in settings.items() if key != "training.artifacts_path"]
+        points.append({"run_id": f"{sweep.name}-{n:03}-{n * 2654435761 % 65536:04x}", "overrides": swept})
         bottom = 2.9 + 0.35 * abs(math.log10(rate) + 3.2) + 0.1 * settings["model.dropout_p"] + 0.03 * (n % 2)
         stops = ((), (rows // 3,), (rows // 4, rows // 2))[n % 3]
-        command = (
+        command: Sequence[str] = (
             "tmrc-submit",
             "-m",
             "--partition",
@@ -171,7 +173,7 @@ def make_sweep(folder: Path, runs: int, rows: int) -> Path:
         state = "failed" if n % 11 == 10 else "finished"
         make_run(
             sweep,
-            f"{sweep.name}-{n:03}-{n * 2654435761 % 65536:04x}",
+            points[-1]["run_id"],
             rows,
             settings,
             n,
@@ -180,4 +182,5 @@ def make_sweep(folder: Path, runs: int, rows: int) -> Path:
             command,
             bottom=bottom,
         )
+    (sweep / "sweep.json").write_text(json.dumps({"id": sweep.name, "points": points}))
     return sweep

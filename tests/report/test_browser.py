@@ -37,6 +37,13 @@ _MEASURE = """
       images: document.querySelectorAll('img').length,
       width: document.documentElement.scrollWidth, window: innerWidth,
       asked: performance.getEntriesByType('resource').map((entry) => entry.name), stopped: window.stopped,
+      legends: charts().filter((chart) => chart.querySelector('.legend')).map((chart) => {
+        const box = chart.querySelector('.legend .bg').getBoundingClientRect(), around = chart.getBoundingClientRect();
+        const plot = chart.querySelector('.nsewdrag').getBoundingClientRect();
+        return { name: chart.id, bar: +chart.querySelector('.legend .scrollbar').getAttribute('height'),
+          inside: box.top >= around.top - 1 && box.bottom <= around.bottom + 1,
+          apart: box.bottom <= plot.top + 1 || box.top >= plot.bottom || box.left >= plot.right - 1 };
+      }),
       share: document.querySelectorAll('[data-title^="Share"]').length,
       steps: lasts(),
     };
@@ -114,7 +121,7 @@ def test_the_axis_the_scale_and_the_legend_can_be_chosen(sweep: tuple[Path, dict
 
 
 def test_the_run_that_is_pointed_at_stands_out_in_all_charts(sweep: tuple[Path, dict[str, Any]]) -> None:
-    assert sweep[1]["lit"] == [2, 1, 1, 1, 1, 0, 0, 0] and sweep[1]["dark"] == 0
+    assert sweep[1]["lit"] == [2, 1, 1, 2, 1, 0, 0, 0] and sweep[1]["dark"] == 0
 
 
 def test_text_from_files_is_inert(tmp_path: Path) -> None:
@@ -132,6 +139,14 @@ def test_a_script_that_gets_in_all_the_same_does_not_run(tmp_path: Path) -> None
     printed, said = look(tmp_path / "page.html", "--dump-dom")
     assert "data-pwned" not in printed and "<title>a run" in printed
     assert said and all("Content Security Policy" in line for line in said)
+
+
+@pytest.mark.parametrize(("width", "runs"), [(390, 2), (520, 3), (900, 12), (1280, 3)])
+def test_no_legend_is_cut_or_lies_over_its_chart(tmp_path: Path, width: int, runs: int) -> None:
+    found = measured(tmp_path, page(sweep_of(tmp_path, runs, 120), "a sweep", BEGAN), width)
+    assert [one["name"] for one in found["legends"]] == ["loss", "timeline", "goodput"]
+    for one in found["legends"]:
+        assert one["bar"] == 0 and one["inside"] and one["apart"], one
 
 
 @pytest.mark.parametrize("runs", [1, 6, 30])

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
+import pytest
 from plotly.offline import get_plotlyjs
 
 from launch.report.bars import goodput_chart, timeline
 from launch.report.collect import POINTS
-from launch.report.curves import curve_charts
+from launch.report.curves import ROWS_BEHIND, curve_charts
+from launch.report.life import MEANS
 from launch.report.looks import FEW, PALETTE
 from launch.report.page import page
-from launch.report.parallel import parallel_chart
-from launch.report.table import details
-from tests.report.made import BEGAN, TOKENS, make_run, make_sweep
+from launch.report.parallel import STROKES, parallel_chart
+from launch.report.table import SHOWN_CAUSE, details, table
+from tests.report.made import BEGAN, TOKENS, make_run, make_sweep, write_rows
 from tests.report.test_reading import facts_of
 
 HOSTILE = "</script><img src=x onerror=parent.pwned=1>\"'<b>&lt;\u2028\u202e =cmd()"
 
 
 def sweep_of(folder: Path, runs: int, rows: int = 60) -> Any:
-    sweep = make_sweep(folder, runs, rows)
-    return facts_of(*sorted(path.parent for path in sweep.glob("*/run.json")))
+    return runs_in(make_sweep(folder, runs, rows))
 
 
 def test_all_figures_are_valid_and_within_their_budget(tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ def test_all_figures_are_valid_and_within_their_budget(tmp_path: Path) -> None:
     assert names == ["loss", "val_loss", "lr", "grad_norm", "tokens_per_s", "timeline", "goodput", "parallel"]
     for chart in curve_charts(facts):
         points = sum(len(trace["x"]) for trace in chart.figure["data"])
-        assert points <= POINTS.get(chart.name, 0) + POINTS["smooth"] + 1
+        assert points <= POINTS.get(chart.name, 0) + POINTS.get(MEANS.get(chart.name, ""), 0) + 1
 
 
 def test_few_runs_differ_in_colour_or_dash_and_have_a_legend(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_few_runs_differ_in_colour_or_dash_and_have_a_legend(tmp_path: Path) -> 
     looks = {(trace["line"]["color"], trace["line"]["dash"]) for trace in traces}
     assert len(looks) == FEW and {colour for colour, _ in looks} <= set(PALETTE)
     shown = [trace["name"] for trace in curve_charts(facts)[0].figure["data"] if trace["showlegend"]]
-    assert shown == [entry.label for entry in facts.entries]
+    assert shown == [entry.name for entry in facts.entries]
 
 
 def test_many_runs_are_coloured_by_loss_without_a_legend(tmp_path: Path) -> None:
@@ -94,20 +96,75 @@ def test_parallel_coordinates_need_two_runs_and_something_that_differs(tmp_path:
     chart = parallel_chart(sweep_of(tmp_path, 6))
     assert chart is not None
     axes = {axis["label"]: axis for axis in chart.figure["data"][0]["dimensions"]}
+    assert axes["lr (log)"]["range"][1] < 0
     assert set(axes) == {"lr (log)", "dropout_p", "activation", "validation loss"}
     assert axes["activation"]["ticktext"] == ["gelu", "relu"] and max(axes["lr (log)"]["values"]) < 0
+
+
+@pytest.mark.parametrize("runs", [3, 6, FEW + 1])
+def test_spikes_of_the_gradient_norm_are_drawn_and_noise_of_the_throughput_is_not(tmp_path: Path, runs: int) -> None:
+    sweep = make_sweep(tmp_path, runs, 400)
+    file = next(sweep.glob("*-001-*")) / "metrics.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_rows(file, [{**row, "grad_norm": 777.0} if row["step"] == 200 and "loss" in row else row for row in rows])
+    charts = {chart.name: chart for chart in curve_charts(runs_in(sweep))}
+    norms = [trace for trace in charts["grad_norm"].figure["data"] if trace["uid"] != "scale"]
+    assert len(norms) == 2 * runs and max(trace["y"].max() for trace in norms) == 777.0
+    assert sum(trace["y"].max() > 700 for trace in norms) == 1  # the mean has it flat
+    assert all(trace["opacity"] < 0.5 for trace in norms if trace["uid"].endswith("raw"))
+    rates = charts["tokens_per_s"].figure["data"]
+    assert len(rates) == (2 * runs if runs <= ROWS_BEHIND else runs)
+    assert "spike" in charts["grad_norm"].note and ("Faint" in charts["tokens_per_s"].note) == (runs <= ROWS_BEHIND)
+
+
+def test_ticks_of_parallel_coordinates_are_numbers_as_people_write_them(tmp_path: Path) -> None:
+    settings = [{"training.train_steps": steps, "optimizer.lr": rate} for steps, rate in ((2000, 1e-5), (48000, 1e-3))]
+    chart = parallel_chart(facts_of(*(make_run(tmp_path, f"a-{n}", 30, one) for n, one in enumerate(settings))))
+    assert chart is not None
+    ticks = {axis["label"]: axis.get("ticktext") for axis in chart.figure["data"][0]["dimensions"]}
+    assert ticks["train_steps (log)"] == ["2,000", "48,000"] and ticks["lr (log)"] == ["1e-5", "0.001"]
+
+
+def test_lines_of_parallel_coordinates_are_broad_where_they_are_few(tmp_path: Path) -> None:
+    chart = parallel_chart(sweep_of(tmp_path, 6))
+    assert chart is not None
+    (trace,) = chart.figure["data"]
+    strokes = [[tuple(axis["values"][n::6]) for axis in trace["dimensions"]] for n in range(6)]
+    assert len(trace["line"]["color"]) == 6 * len(STROKES) and all(len(set(values)) == len(STROKES)
+                                                                   for run in strokes for values in run)  # fmt: skip
+    for axis in trace["dimensions"]:  # a stroke is no other value
+        assert max(axis["values"]) - axis["range"][1] < 0.01 * (axis["range"][1] - axis["range"][0])
+
+
+def test_the_table_has_the_causes_of_runs_that_failed(tmp_path: Path) -> None:
+    cause = "RuntimeError: <b>CUDA</b> out of memory. " + "Tried to allocate 20 GiB. " * 8
+    runs = [make_run(tmp_path, f"a-{n}", 30, state=state) for n, state in enumerate(("failed", "held", "finished"))]
+    for run in runs:
+        ending = run / "attempts" / "1" / "job.json"
+        ending.write_text(json.dumps({**json.loads(ending.read_text()), "kind": "error", "message": cause}))
+    made = table(facts_of(*runs))
+    assert made.count("<small>RuntimeError: &lt;b&gt;CUDA") == 2 and "<b>CUDA" not in made
+    assert html.escape(" ".join(cause.split())) in made  # as title, whole
+    shown = re.findall("<small>(.*?)</small>", made)
+    assert all(len(html.unescape(one)) <= SHOWN_CAUSE and one.endswith("…") for one in shown)
+    alone = facts_of(runs[0])
+    assert "failed: RuntimeError" in details(alone.entries[0], alone.lives[0], True)
+
+
+def runs_in(sweep: Path) -> Any:
+    return facts_of(*sorted(path.parent for path in sweep.glob("*/run.json")))
 
 
 def test_nothing_from_files_becomes_markup(tmp_path: Path) -> None:
     facts = hostile_runs(tmp_path)
     told = "".join(details(entry, life, True) for entry, life in zip(facts.entries, facts.lives, strict=True))
     assert "optimizer.lr=0.01" in told and "optimizer.lr=0.001" in told
-    html = page(facts, HOSTILE, BEGAN, HOSTILE).replace(get_plotlyjs(), "")
-    assert "<img" not in html.lower() and "\u202e" not in html and "\u2028" not in html
-    assert html.count("</script>") == html.count("<script")
-    for figure in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.DOTALL):
+    text = page(facts, HOSTILE, BEGAN, HOSTILE).replace(get_plotlyjs(), "")
+    assert "<img" not in text.lower() and "\u202e" not in text and "\u2028" not in text
+    assert text.count("</script>") == text.count("<script")
+    for figure in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL):
         json.loads(figure)
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
     assert policy and "default-src 'none'" in policy[1] and "http" not in policy[1]
     assert "unsafe-inline" not in policy[1].partition("script-src")[2].partition(";")[0]
 

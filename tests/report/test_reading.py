@@ -8,13 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.report import metrics as metrics_file
 from launch.report.collect import collect
-from launch.report.entries import Facts, command_typed, make_facts, short_labels
+from launch.report.entries import Facts, command_typed, make_facts
 from launch.report.metrics import read_metrics
 from launch.report.settings import differing, read_settings
 from tests.report.made import BEGAN, make_run, make_sweep, write_rows
@@ -122,6 +123,38 @@ def test_on_cpus_they_are_process_hours(tmp_path: Path) -> None:
     assert facts_of(make_run(tmp_path, "a-1", rows=20, device="cpu")).hours_unit == "process-hours"
 
 
+def never_started(folder: Path, name: str, executor: str, settings: dict[str, Any] | None = None) -> Path:
+    """A run whose attempt ended before training began, and that has logged nothing."""
+    run = make_run(folder, name, rows=20, settings=settings)
+    (run / "metrics.jsonl").unlink()
+    for file, key in ((run / "events.jsonl", "submitted"), (run / "attempts" / "1" / "owner.json", "")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [row | ({"executor": executor} if row.get("event", "") == key else {}) for row in rows]
+        write_rows(file, [row for row in rows if row.get("event") != "started"])
+    return run
+
+
+def test_without_any_start_hours_are_of_what_runs_ask_for(tmp_path: Path) -> None:
+    local = never_started(tmp_path, "a-1", "local")
+    slurm = never_started(tmp_path, "a-2", "slurm")
+    without = never_started(tmp_path, "a-3", "slurm", {"launch.gpus_per_node": 0})
+    on_cpus = never_started(tmp_path, "a-4", "slurm", {"training.device": "cpu"})
+    for run in (local, without, on_cpus):
+        assert facts_of(run).hours_unit == "process-hours", run
+    assert facts_of(slurm).hours_unit == "GPU-hours"
+    assert facts_of(slurm, local).hours_unit == "GPU- or process-hours"
+    begun = make_run(tmp_path, "b-1", rows=20, device="cpu")
+    assert facts_of(slurm, begun).hours_unit == "process-hours"  # what has started tells
+    assert facts_of(local, make_run(tmp_path, "b-2", rows=20, device="cuda:3")).hours_unit == "GPU-hours"
+
+
+def test_noisy_curves_have_means_once_they_are_long(tmp_path: Path) -> None:
+    curves = facts_of(make_run(tmp_path, "a-1", rows=150)).lives[0].curves
+    for key, mean in (("grad_norm", "smooth_grad_norm"), ("tokens_per_s", "smooth_tokens_per_s")):
+        assert np.abs(np.diff(curves[mean].values[20:])).mean() < 0.5 * np.abs(np.diff(curves[key].values[20:])).mean()
+    assert "smooth_grad_norm" not in facts_of(make_run(tmp_path, "a-2", rows=90)).lives[0].curves
+
+
 def test_a_copy_with_its_metrics_alone_has_its_curves(tmp_path: Path) -> None:
     run = tmp_path / "copy"
     run.mkdir()
@@ -168,15 +201,9 @@ def test_a_sweep_is_sorted_by_validation_loss_and_runs_without_one_come_last(tmp
     assert set(found.keys) == {"optimizer.lr", "model.dropout_p", "model.activation"}
 
 
-def test_labels_are_what_tells_runs_apart() -> None:
-    assert short_labels(["s-1a-000-a1", "s-1a-001-b2"]) == ["000-a1", "001-b2"]
-    assert short_labels(["alpha", "beta"]) == ["alpha", "beta"]
-    assert short_labels(["s-1", "s-1-2"]) == ["1", "1-2"]
-    assert short_labels(["a-b", "a-b"]) == ["a-b", "a-b"] and short_labels(["x-1"]) == ["x-1"]
-
-
 def test_commands_are_quoted_for_a_shell() -> None:
     typed = command_typed({"command": ["/opt/bin/tmrc-submit", "-J", "my run; rm x", "cfg.yaml"]})
     assert typed == "tmrc-submit -J 'my run; rm x' cfg.yaml"
-    for nothing in ({}, {"command": []}, {"command": [1]}, {"command": "x"}):
+    nothings: list[dict[str, Any]] = [{}, {"command": []}, {"command": [1]}, {"command": "x"}]
+    for nothing in nothings:
         assert command_typed(json.loads(json.dumps(nothing))) == ""
