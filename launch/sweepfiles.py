@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -104,9 +105,18 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
 
     with waiting(f"{len(new):,} run directories to be written"), ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(create, new))
+    _allow_open_files(2 * len(points) + 256)
     for point in points:
         if point.state != NEW:
             undone.append(_make_ready(point, code))
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit: the lock of each run that goes on is an open file until we end."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _make_ready(point: Point, code: Path) -> Callable[[], None]:

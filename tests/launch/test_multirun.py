@@ -127,6 +127,18 @@ def test_submitting_again_runs_only_what_is_missing_or_failed(tmp_path: Path) ->
     assert other["sweep_dir"] != first["sweep_dir"] and len(other["jobs"]) == 4
 
 
+def test_many_points_go_on_though_few_files_may_be_open(tmp_path: Path) -> None:
+    env, config = slurm(tmp_path), write_config(tmp_path, launch={"gpus_per_node": 0})
+    line = (
+        f"ulimit -Sn 64; exec {sys.executable} -m {STANDIN} -p gpu -c 1 -m --json {config} 'training.seed=range(0,80)'"
+    )
+    for _ in range(2):  # nobody knows the jobs of the first time, so the points are lost
+        words = ["bash", "-c", line]
+        done = subprocess.run(words, cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["jobs"]) == 80
+
+
 def test_a_point_that_has_a_checkpoint_goes_on_with_its_own_code(tmp_path: Path) -> None:
     env, config = slurm(tmp_path), write_config(tmp_path, launch={"gpus_per_node": 0})
     first = call("-p", "gpu", "-c", "1", "-m", "--json", config, "training.seed=1,2", env=env).json
