@@ -125,7 +125,9 @@ def test_killed_hard_and_resumed_online_it_is_one_run_with_each_step_once(
     steps = ("training.train_steps=3000", "training.log_interval=5", "training.val_interval=300")
     trial = new_trial("wandb_log.mode=online", *steps, "training.save_every=0.3")
     process = spawn(trial)
-    wait_for(lambda: trial.saved_steps() != [] and len(sent(server, trial).history) > 0 and len(trial.steps) > 20)
+    wait_for(lambda: trial.saved_steps() != [] and len(trial.steps) > 20)
+    process.send_signal(signal.SIGSTOP)  # so that it is not done before the first rows have arrived
+    wait_for(lambda: len(sent(server, trial).history) > 0)
     sender = json.loads((trial.run.wandb / "sender.json").read_text())["pid"]
     os.kill(sender, signal.SIGKILL)
     process.kill()
