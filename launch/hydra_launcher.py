@@ -98,7 +98,8 @@ class _Points(BaseSubmititLauncher):  # type: ignore[misc]
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            print(f"interrupted; jobs stay in the queue: tmrc cancel {self.sweep} ends them", file=sys.stderr)
+            left = f"; jobs stay in the queue: tmrc cancel {self.sweep} ends them" if self.sweep else ""
+            print(f"interrupted{left}", file=sys.stderr)
             sys.exit(130)
 
     def _launch(self, batch: Sequence[Sequence[str]]) -> Sequence[JobReturn]:

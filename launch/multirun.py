@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from launch.attempts import last_attempt
 from launch.cluster import Partition
-from launch.forecast import Forecast, forecast
+from launch.forecast import Forecast
 from launch.gpus import Resources
 from launch.grid import expand
 from launch.interrupts import interruptible
 from launch.points import Point, Sweep, check_sweep, plan_sweep, read_points, settle
-from launch.preflight import Facts, check_slurm
-from launch.script import Array, batch_script, script_notes
+from launch.preflight import Facts
+from launch.script import Array, batch_script
 from launch.signals import hold_back, let_through
+from launch.slurm_check import check_script
 from launch.sweepfiles import WRITERS, begin, sweep_lock
-from tmrc.config.errors import UserError
 from tmrc.config.estimate import save_seconds
 from tmrc.config.load import find_config
 from tmrc.config.rundir import append_event
@@ -105,20 +104,10 @@ def _share_gpus(sweep: Sweep, parallel: int) -> Sweep:
 
 def _prepare_array(prepared: Prepared, request: Request) -> Prepared:
     points = prepared.sweep.to_run
-    launch = points[0].config.launch
-    script = batch_script(prepared.array, launch, prepared.resources)
-    has_slurm = shutil.which("sbatch") is not None
-    if not has_slurm and not request.dry_run:
-        raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
+    script = batch_script(prepared.array, points[0].config.launch, prepared.resources)
     slowest = max((point.config for point in points), key=lambda config: save_seconds(config) or 0.0)
-    partitions, silence = check_slurm(slowest, prepared.resources, len(points))
-    start = forecast(script, partitions) if request.dry_run and has_slurm and not silence else None
-    notes = list(script_notes(launch, script))
-    if not has_slurm:
-        notes.append("no sbatch on PATH, so nothing was checked against a cluster; --local runs on this machine")
-    elif silence:
-        notes.append(f"the cluster does not answer, so nothing was checked against it: {silence}")
-    return dataclasses.replace(prepared, script=script, partitions=partitions, start=start, notes=tuple(notes))
+    said = check_script(script, slowest, prepared.resources, request.dry_run, len(points))
+    return dataclasses.replace(prepared, script=script, partitions=said.partitions, start=said.start, notes=said.notes)
 
 
 def submit_points(prepared: Prepared, request: Request, tell: Callable[[Sequence[str]], None]) -> None:

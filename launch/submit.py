@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.attempts import hold_lock, last_attempt
-from launch.forecast import Forecast, forecast
+from launch.forecast import Forecast
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import key_of
 from launch.interrupts import interruptible
 from launch.plan import make_plan, show_plan
-from launch.preflight import Facts, check_run_path, check_slurm, preflight
+from launch.preflight import Facts, check_run_path, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
-from launch.script import batch_script, script_notes
+from launch.script import batch_script
 from launch.settings import check_launch, load_settings, resume_overrides
+from launch.slurm_check import check_script
 from launch.words import typed_command
-from tmrc.config.errors import ConfigError, UserError
+from tmrc.config.errors import ConfigError
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
 
@@ -113,17 +114,8 @@ def _check(request: Request, config: Config, run: RunDir, there: RunDir | None =
     resources = slurm_resources(config)
     script = batch_script(run, config.launch, resources)
     facts = preflight(config, resources, there)
-    has_slurm = shutil.which("sbatch") is not None
-    if not has_slurm and not request.dry_run:
-        raise UserError("no sbatch on PATH, so there is no Slurm here; use --local to run on this machine")
-    partitions, silence = check_slurm(config, resources)
-    start = forecast(script, partitions) if request.dry_run and has_slurm and not silence else None
-    notes = list(script_notes(config.launch, script))
-    if not has_slurm:
-        notes.append("no sbatch on PATH, so nothing was checked against a cluster; --local runs on this machine")
-    elif silence:
-        notes.append(f"the cluster does not answer, so nothing was checked against it: {silence}")
-    return _Prepared(config, resources, facts, run, script, start, tuple(notes))
+    said = check_script(script, config, resources, request.dry_run)
+    return _Prepared(config, resources, facts, run, script, said.start, said.notes)
 
 
 def _new(request: Request) -> tuple[Config, RunDir]:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from launch.facts import Row, integer, word
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
+from tmrc.config.progress import progress
 from tmrc.config.rundir import RunDir
 
 AT_ONCE = 4  # runs that are sent side by side: most of it is waiting
 LONGEST = 1800.0  # seconds for one run
-PATIENCE = 2.0  # seconds without a word about progress
-_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -35,19 +31,6 @@ class Synced:
     url: str | None = None
 
 
-def require_login() -> None:
-    """Raises UserError where wandb is not there or nobody is logged in."""
-    os.environ.pop("WANDB_MODE", None)  # it is meant for runs: where it is offline, wandb takes no login for one
-    try:
-        from tmrc.train.wandb_run import logged_in
-
-        known = logged_in()
-    except ImportError as error:
-        raise UserError(f"wandb cannot be imported: {error}") from None
-    if not known:
-        raise UserError("no login to Weights & Biases: call `wandb login`, or set WANDB_API_KEY")
-
-
 def is_tracked(run: RunDir) -> bool:
     """Whether there may be something to send: not where tracking is disabled."""
     try:
@@ -58,7 +41,7 @@ def is_tracked(run: RunDir) -> bool:
 
 def sync_runs(runs: Sequence[RunDir]) -> Iterator[Synced]:
     """Send each run; results in the order in which they are ready. Progress on stderr if it takes a while."""
-    with ThreadPoolExecutor(AT_ONCE) as pool, _progress(len(runs)) as advance:
+    with ThreadPoolExecutor(AT_ONCE) as pool, progress("syncing", len(runs), "runs") as advance:
         jobs = [pool.submit(sync_run, run) for run in runs]
         try:
             for done, job in enumerate(as_completed(jobs), 1):
@@ -102,42 +85,3 @@ def _result(run: RunDir, said: Row) -> Synced:
 
 def _sender(attempt: int | None) -> str:
     return f"nothing to do: {f'attempt {attempt} is tracked online' if attempt else 'another tmrc sync sends it'} now"
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Told how many runs are done; a bar on a terminal, else a line now and then."""
-    with _bar(total) if sys.stderr.isatty() else contextlib.nullcontext(_lines(total)) as advance:
-        yield advance
-
-
-def _lines(total: int) -> Callable[[int], None]:
-    last = time.monotonic()
-
-    def advance(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _BETWEEN_LINES and done < total:
-            last = time.monotonic()
-            print(f"synced {done} of {total} runs", file=sys.stderr, flush=True)
-
-    return advance
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    import threading
-
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("syncing"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    task = bar.add_task("syncing", total=total)
-    begin = threading.Timer(PATIENCE, bar.start)  # work of a moment shows no bar
-    begin.start()
-    try:
-        yield lambda done: bar.update(task, completed=done)
-    finally:
-        begin.cancel()
-        begin.join()
-        bar.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -45,7 +44,7 @@ def _open_closed_streams() -> None:
     """Put the null device in place of a stream that whoever started us has closed."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - stays open
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - stays open; pathlib takes time to import
 
 
 def _refuse(message: str, exit_code: int = 2) -> None:

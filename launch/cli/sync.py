@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 
 import click
@@ -23,12 +24,12 @@ def sync(targets: tuple[str, ...], as_json: bool) -> int:
     from launch.find import default_folder, find_runs, runs_in
     from launch.plaintext import one_line
     from launch.screen import never_fails_to_print
-    from launch.sync import is_tracked, require_login, sync_runs
+    from launch.sync import is_tracked, sync_runs
 
     never_fails_to_print()
     runs = find_runs(targets) if targets else runs_in(default_folder())
     if any(map(is_tracked, runs)):
-        require_login()
+        _require_login()
     done, failed = [], False
     for result in sync_runs(runs):
         done.append(result)
@@ -42,3 +43,18 @@ def sync(targets: tuple[str, ...], as_json: bool) -> int:
     elif not runs:
         click.echo("no runs")
     return 1 if failed else 0
+
+
+def _require_login() -> None:
+    """Raises UserError where wandb is not there or nobody is logged in."""
+    from tmrc.config.errors import UserError
+
+    os.environ.pop("WANDB_MODE", None)  # it is meant for runs: where it is offline, wandb takes no login for one
+    try:
+        from tmrc.train.wandb_run import logged_in
+
+        known = logged_in()
+    except ImportError as error:
+        raise UserError(f"wandb cannot be imported: {error}") from None
+    if not known:
+        raise UserError("no login to Weights & Biases: call `wandb login`, or set WANDB_API_KEY")

@@ -74,8 +74,8 @@ def test_shards_without_text_and_without_tokenizer(tmp_path: Path) -> None:
 
 
 def test_progress_lines_without_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tmrc.data.progress._SECONDS_BETWEEN_LINES", 0)
-    monkeypatch.setattr("tmrc.data.progress.PATIENCE", 0)
+    monkeypatch.setattr("tmrc.config.progress._SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("tmrc.config.progress.PATIENCE", 0)
     inspect_dataset(FIXTURES / "tatm-pystdlib", 512)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("reading: ") and lines[-1].endswith(" MB")

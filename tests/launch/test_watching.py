@@ -220,7 +220,7 @@ def test_waiting_never_holds_a_process(body: str, code: int) -> None:
 
 def test_bytes_are_counted_on_stderr_once_it_takes_long() -> None:
     code = (
-        "import time\nfrom tmrc.data import progress as p\np.PATIENCE = 0.2\n"
+        "import time\nfrom tmrc.config import progress as p\np.PATIENCE = 0.2\n"
         "with p.progress('reading', 4_000_000) as advance:\n"
         "    for n in range(1, 5): advance(n * 1_000_000); time.sleep(0.15)\n"
     )

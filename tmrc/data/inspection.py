@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tmrc.config.errors import DataError
+from tmrc.config.progress import Advance, progress
 from tmrc.config.waiting import waiting
 from tmrc.data.batches import BatchReader
 from tmrc.data.dataset import TokenDataset, open_dataset
-from tmrc.data.progress import Advance, progress
 
 _BLOCK_TOKENS = 1 << 22
 _SAMPLE_TOKENS = 100

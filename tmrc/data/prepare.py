@@ -16,9 +16,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from tmrc.config.errors import DataError, nearest, shown
+from tmrc.config.progress import progress
 from tmrc.data.encode import Batch, cores, encode_batches
 from tmrc.data.metadata import ITEM_BYTES, SIDE_FILE, Dtype
-from tmrc.data.progress import progress
 from tmrc.data.sources import Notes, Piece, list_sources, read_pieces
 from tmrc.data.tokenizer import check_vocabulary, find_eos, load_tokenizer, train_tokenizer, vocabulary_size
 from tmrc.data.write import SHARD_TOKENS, TokenWriter, dtype_for, write_metadata
