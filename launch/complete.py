@@ -73,7 +73,7 @@ def config_and_overrides(
     if "=" in incomplete:
         found += _values(incomplete)
     elif found == [] or incomplete:
-        found += _keys(incomplete, resumed)
+        found += _keys(incomplete, resumed, bool(context.params.get("allow_change")))
     return _items(context, None, found)
 
 
@@ -201,7 +201,7 @@ def _templates(incomplete: str) -> list[Candidate]:
     return found
 
 
-def _keys(incomplete: str, resumed: bool) -> list[Candidate]:
+def _keys(incomplete: str, resumed: bool, allow_change: bool) -> list[Candidate]:
     """`optimizer.` for "opt", `optimizer.lr=` for "optimizer.l"."""
     sign, typed = _split_sign(incomplete)
     section, dot, _ = typed.partition(".")
@@ -212,15 +212,16 @@ def _keys(incomplete: str, resumed: bool) -> list[Candidate]:
         fields = dataclasses.fields(sections[section]) if section in sections else ()
         found = [Candidate(f"{section}.{one.name}=", one.metadata["rule"].help) for one in fields]
     if resumed:
-        found = [one for one in found if _may_change(one.value.rstrip("="))]
+        found = [one for one in found if _may_change(one.value.rstrip("="), allow_change)]
     return [Candidate(sign + one.value, one.help) for one in found if one.value.startswith(typed)]
 
 
-def _may_change(dotted: str) -> bool:
+def _may_change(dotted: str, allow_change: bool) -> bool:
     """Whether a key, or one of a section's, can change when a run is resumed."""
-    from launch.resume import CHANGEABLE
+    from tmrc.config.changes import COURSE, FREE
 
-    return any(one.startswith(dotted) or (one.endswith(".") and dotted.startswith(one)) for one in CHANGEABLE)
+    names = (*FREE, *COURSE) if allow_change else FREE
+    return any(one.startswith(dotted) or (one.endswith(".") and dotted.startswith(one)) for one in names)
 
 
 def _sweeps(incomplete: str) -> list[Candidate]:

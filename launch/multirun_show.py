@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch.multirun import Prepared
+from launch.plaintext import harmless
 from launch.plan import make_plan
 from launch.points import NEW, Point, hours
 from launch.progress import amount
 from launch.standing import ACTIVE
 from launch.times import clock
 from launch.words import typed_command
+from tmrc.config.errors import shortened
 
 if TYPE_CHECKING:
     from launch.submit import Request
@@ -72,7 +74,7 @@ def say_notes(prepared: Prepared) -> None:
     """What is no reason to refuse, each thing once."""
     warnings = dict.fromkeys(warning for facts in prepared.facts for warning in facts.warnings)
     for line in [*(f"warning: {warning}" for warning in warnings), *(f"note: {note}" for note in prepared.notes)]:
-        print(line, file=sys.stderr, flush=True)
+        print(shortened(harmless(line)), file=sys.stderr, flush=True)
 
 
 def about_points(prepared: Prepared, job_ids: Sequence[str | None]) -> dict[str, Any]:

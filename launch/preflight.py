@@ -107,7 +107,14 @@ def check_batches(config: Config, resources: Resources) -> None:
 
 
 def check_run_path(path: Path) -> None:
-    """PYTHONPATH, which leads to the run's own code, is split at colons; Submitit and Slurm fill in `%`."""
+    """PYTHONPATH, which leads to the run's own code, is split at colons; Submitit and Slurm fill in `%`.
+
+    Control characters and bytes that are no text would be written to logs, tables and lists of runs.
+    """
+    if not str(path.absolute()).isprintable():
+        raise ConfigError(
+            f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path of printable characters"
+        )
     if any(sign in str(path.absolute()) for sign in ":%"):
         raise ConfigError(f"training.artifacts_path: got {shown(str(path.absolute()))}, valid: a path without : and %")
 

@@ -19,10 +19,12 @@ from typing import Any
 import launch
 import tmrc
 from launch.attempts import write_json
+from launch.trust import NOT_OTHERS
 from tmrc.config.errors import UserError
 from tmrc.config.load import write_config
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
+from tmrc.config.secrets import redacted, secrets_in
 
 PACKAGES = (Path(tmrc.__file__).parent, Path(launch.__file__).parent)
 LIBRARIES = ("tmrc", "torch", "submitit", "numpy", "safetensors")
@@ -104,9 +106,18 @@ def copy_code(target: Path) -> None:
                 raise
         else:
             if _state() == before:
+                _take_from_others(target)
                 return
         shutil.rmtree(target)  # somebody saved or changed branches meanwhile
     raise UserError(f"{PACKAGES[0].parent}: the code changes while it is copied; submit again when it keeps still")
+
+
+def _take_from_others(folder: Path) -> None:
+    """A checkout may be the group's to write; what will run as us is not."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        if mode & NOT_OTHERS:
+            path.chmod(mode & ~NOT_OTHERS)
 
 
 def _state() -> dict[str, tuple[int, int]]:
@@ -125,7 +136,7 @@ def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:
     return {
         "id": run_id,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": list(command),
+        "command": [redacted(word, secrets_in(os.environ)) for word in command],
         "directory": str(Path.cwd()),
         "host": socket.gethostname(),
         "user": _user(),
@@ -161,7 +172,10 @@ def git_state(root: Path) -> dict[str, Any] | None:
     names = [package.name for package in PACKAGES]
     if not _git(root, "ls-files", f"{names[0]}/__init__.py"):
         return None
-    diff = _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", *names) or ""
+    # Somebody tries something out with a token written into the code: it need not stand in two places.
+    diff = redacted(
+        _git(root, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", *names) or "", secrets_in(os.environ)
+    )
     untracked = _git(root, "ls-files", "--others", "--exclude-standard", "--", *names) or ""
     return {
         "commit": (_git(root, "rev-parse", "HEAD") or "").strip() or None,

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from launch.environment import user_defaults
 from launch.gpus import Resources
+from launch.plaintext import one_line
 from launch.settings import check_launch, check_script_path
+from tmrc.config.errors import shortened
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import LaunchConfig
 
@@ -115,7 +117,7 @@ def _setup(given: Sequence[str]) -> list[str]:
 def script_notes(launch: LaunchConfig, script: str) -> Iterator[str]:
     """What a user may not have thought of."""
     for name, value in user_defaults(os.environ, script).items():
-        yield f"{name}={value} in your environment decides what the script leaves open"
+        yield f"{name}={one_line(shortened(value, 200))} in your environment decides what the script leaves open"
     program = (launch.python or "").split(" ")[0]
     if program.startswith("/") and not Path(program).exists():
         yield f"launch.python: {program} is not on this machine; the nodes must have it"

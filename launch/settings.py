@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from launch.templates import load_template
 from launch.times import TIME
 from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError, shown
-from tmrc.config.load import find_config, load_config
+from tmrc.config.interpolate import texts_of
+from tmrc.config.load import config_dict, find_config, load_config
 from tmrc.config.schema import Config, LaunchConfig
+from tmrc.config.secrets import looks_secret, secrets_in
 from tmrc.config.waiting import waiting
 from tmrc.config.yaml_file import parse_yaml, read_yaml_mapping
 
@@ -25,11 +28,14 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "partition": (_LIST, "names of letters, digits, . _ - with commas between"),
     "account": (_LIST, "letters, digits, . _ @ -"),
     "qos": (_LIST, "letters, digits, . _ @ -"),
-    "mem": (r"\d+[KMGTkmgt]?", "a number with K, M, G or T, such as 360G"),
+    "mem": (r"\d{1,12}[KMGTkmgt]?", "a number with K, M, G or T, such as 360G"),
     "time": (TIME, "minutes, h:m:s or days-h:m:s, such as 2-00:00:00"),
     "constraint": (r"[A-Za-z0-9_.,&|*()\[\]=-]+", "feature names joined by & | , * ( ) [ ]"),
     "exclude": (r"[A-Za-z0-9_.,\[\]-]+", "node names such as node[1-3],node7"),
-    "python": (r"[A-Za-z0-9_./:@=+, -]+", "words of letters, digits and . _ / : @ = + , -, which no shell reads"),
+    "python": (
+        r"[A-Za-z0-9_./][A-Za-z0-9_./:@=+, -]*",  # a dash in front would make options of srun's of them
+        "words of letters, digits and . _ / : @ = + , -, which no shell reads",
+    ),
 }  # fmt: skip
 _SBATCH_VALUE = (r"[A-Za-z0-9_./:@=+,&|*()\[\] -]*", "letters, digits, spaces and . _ / : @ = + , & | * ( ) [ ] -")
 MAX_LENGTH = 1000
@@ -54,6 +60,7 @@ def load_settings(source: str | Path, overrides: Sequence[str], flags: Mapping[s
     lower = _template_overrides(source, overrides, flags)
     config = load_config(source, [*lower, *overrides, *flag_overrides(flags)])
     check_launch(config.launch)
+    check_secrets(config)
     return config
 
 
@@ -75,6 +82,8 @@ def load_points(
     with waiting(f"{len(points):,} points to be read"):
         found = [load(own) for own in points]
     check_launch(found[0].launch)
+    for config in found:
+        check_secrets(config)
     return found
 
 
@@ -124,6 +133,20 @@ def check_launch(launch: LaunchConfig) -> None:
             raise ConfigError(
                 f"launch.setup: got {shown(line)}, valid: one whole shell command a line, and no #SBATCH line (nor "
                 "#PBS or #BSUB, which sbatch reads too)"
+            )
+
+
+def check_secrets(config: Config) -> None:
+    """Raise ConfigError for a text that holds a secret: the configuration is saved with the run, and so is the script.
+
+    It is one of the environment's (a shell has filled in `$WANDB_API_KEY`), or looks like one.
+    """
+    secrets = secrets_in(os.environ)
+    for dotted, text in texts_of(config_dict(config)):
+        if looks_secret(text, secrets):
+            raise ConfigError(
+                f"{dotted}: holds what looks like a secret, and would be saved with the run; programs read it from the "
+                "environment themselves, which jobs inherit"
             )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from launch.grid import NAMED, is_sweep, key_of, read_named
+from launch.trust import keep_others_out
 from tmrc.config.errors import UserError
 from tmrc.config.load import config_dict, find_config, load_config
 from tmrc.config.schema import Config
@@ -99,6 +100,7 @@ def _never(config: object) -> NoReturn:
 
 def run(arguments: Sequence[str], trainer: str = TRAINER) -> None:
     """The same, but a mistake of the user's is one line and its exit code."""
+    keep_others_out()
     try:
         main(arguments, trainer)
     except UserError as error:

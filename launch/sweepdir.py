@@ -9,6 +9,7 @@ artifacts_path/<sweep_id>/
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from launch.attempts import write_json
 from launch.facts import read_object, word
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
+from tmrc.config.secrets import redacted, secrets_in
 
 LARGEST = 1 << 26  # bytes of sweep.json that are read
 
@@ -48,7 +50,8 @@ class SweepRecord:
         """With further points, and without those whose place they take."""
         new = {point.identity: point for point in points}
         kept = tuple(point for point in self.points if point.identity not in new)
-        return replace(self, points=(*kept, *new.values()), commands=(*self.commands, tuple(command)))
+        typed = tuple(redacted(word, secrets_in(os.environ)) for word in command)
+        return replace(self, points=(*kept, *new.values()), commands=(*self.commands, typed))
 
 
 @dataclass(frozen=True)

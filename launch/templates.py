@@ -9,6 +9,7 @@ from typing import Any
 
 from tmrc.config.build import build
 from tmrc.config.errors import ConfigError, nearest, shown
+from tmrc.config.paths import expanded
 from tmrc.config.schema import LaunchConfig
 from tmrc.config.yaml_file import read_yaml_mapping
 
@@ -26,7 +27,7 @@ def load_template(name: str, beside: Path) -> dict[str, Any]:
 def find_template(name: str, beside: Path) -> Path:
     """The file of a template given as a path, or as a name looked up in `template_folders`. Raises ConfigError."""
     if "/" in name or name.endswith((".yaml", ".yml")):
-        files = [_expanded(name), beside / name]
+        files = [expanded(name), beside / name]
         found = next((file for file in files if _is_file(file)), None)
         if found is None:
             raise ConfigError(f"launch.template: {shown(name)}: no such file")
@@ -45,18 +46,10 @@ def find_template(name: str, beside: Path) -> Path:
 
 def template_folders(beside: Path) -> list[Path]:
     """Where templates are looked for, nearest first: beside the configuration, the user's own, tmrc's."""
-    settings = _expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    settings = expanded(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
     package = Path(__file__).parent / "slurm_templates"  # in an installed package
     checkout = Path(__file__).parents[1] / "slurm_templates"
     return [beside, settings / "tmrc" / "templates", package if package.is_dir() else checkout]
-
-
-def _expanded(name: str) -> Path:
-    """The path with `~` filled in; as it is for a user without a home directory."""
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:
-        return Path(name)
 
 
 def _is_file(file: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-TIME = r"\d+|\d+:\d\d?(:\d\d?)?|\d+-\d\d?(:\d\d?){0,2}"
+TIME = r"\d{1,9}|\d{1,9}:\d\d?(:\d\d?)?|\d{1,9}-\d\d?(:\d\d?){0,2}"
 
 
 def seconds(time: str) -> int:

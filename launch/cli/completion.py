@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from launch.shells import Line
 
 _SPECIAL = re.compile(r"[^\w./=:,+@%^-]")  # what bash might take for something else
+LONGEST = 10_000  # characters of a line that is completed
 _PLAIN = re.compile(r"[\w./,+@%^-]*")
 
 
@@ -39,6 +40,8 @@ def completion(shell: str | None, line: str | None, breaks: str) -> None:
 
     shell = shell or _login_shell()
     if line is not None:
+        if len(line) > LONGEST:
+            return
         sys.stdout.write(_answer(shell, parse(line, breaks if shell == "bash" else "")))
         return
     from launch.shells import script

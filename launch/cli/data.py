@@ -50,8 +50,7 @@ def prepare(
     A text file is one document, and so is a line of .jsonl or a row of .parquet. Hidden files in directories are left
     out; bytes that are not UTF-8 are replaced and counted.
     """
-    from pathlib import Path
-
+    from tmrc.config.paths import expanded
     from tmrc.data import report
     from tmrc.data.prepare import Settings
     from tmrc.data.prepare import prepare as prepare_data
@@ -69,7 +68,7 @@ def prepare(
         workers=workers,
         eos=eos,
     )
-    summary = prepare_data([Path(source).expanduser() for source in sources], Path(out).expanduser(), settings)
+    summary = prepare_data([expanded(source) for source in sources], expanded(out), settings)
     report.show_summary(summary, as_json)
 
 

@@ -41,6 +41,7 @@ def report(
     compared, and so are several of either. Without an option it is printed as text.
     """
     from launch.find import find_runs
+    from launch.plaintext import one_line
     from launch.report.output import check_targets
     from tmrc.config.errors import UserError
 
@@ -63,7 +64,7 @@ def report(
     if as_text or not files:
         _print_text(facts, title, found.problem)
     for target in files.values():
-        click.echo(target.path)
+        click.echo(one_line(str(target.path)))
 
 
 def _files(html: Path | None, png: Path | None, csv: Path | None) -> dict[str, Target]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import click
 def run_command(command: click.Command, name: str, obj: Any = None) -> None:
     """Run `command` with the process's arguments and exit. UserError and click's own errors are one line, code 2."""
     _open_closed_streams()
+    _print_any_name()
     try:
         code = command.main(prog_name=name, standalone_mode=False, obj=obj)
         sys.stdout.flush()
@@ -47,6 +49,16 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - stays open; pathlib takes time to import
 
 
+def _print_any_name() -> None:
+    """Names of files need not be text in the terminal's character set, nor in any."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def _refuse(message: str, exit_code: int = 2) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """One line of a length that can be read, whatever was given or stands in a file."""
+    from launch.plaintext import one_line
+    from tmrc.config.errors import shortened
+
+    print(f"error: {shortened(one_line(message))}", file=sys.stderr)
     sys.exit(exit_code)

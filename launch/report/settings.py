@@ -22,10 +22,15 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Dotted keys and plain values of a YAML file; none when it is not there or not readable."""
     import yaml
 
+    from tmrc.config.yaml_file import check_nesting
+
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times as fast
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return {}
         with path.open("rb") as file:
-            text = file.read(LARGEST)
+            text = file.read(LARGEST).decode("utf8", "replace")
+        check_nesting(text, aliases=False)
         values = yaml.load(text, loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}

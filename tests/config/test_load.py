@@ -228,7 +228,7 @@ def test_a_missing_default_is_one_line(tmp_path: Path) -> None:
 def test_a_key_twice_in_a_default_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "model: {n_layer: 12, n_layer: 13}\n", "base.yaml")
     write(tmp_path, "not: [of, any: concern\n", "neighbour.yaml")
-    assert "duplicate key n_layer" in refusal(write(tmp_path, "defaults: [base, _self_]\n"))
+    assert "base.yaml: line 1 key 'n_layer' stands twice" in refusal(write(tmp_path, "defaults: [base, _self_]\n"))
 
 
 def test_interpolation_of_keys_and_plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

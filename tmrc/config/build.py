@@ -16,6 +16,7 @@ from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.registry import registered
 from tmrc.config.schema import Rule
 
+_LARGEST = 2**63 - 1  # of integers: what is computed from them must still be a number
 C = TypeVar("C")
 # From a dotted key to where its value stands: the file, or the command line.
 Where = Callable[[str], str]
@@ -58,7 +59,8 @@ def _convert(expected: Any, rule: Rule, value: Any, where: Where, dotted: str) -
     """`value` as the type `expected`, within the bounds of `rule`."""
     matched, result = _match(expected, value)
     if not matched or not _within(rule, result):
-        raise _refusal(where, dotted, value, describe(expected, rule))
+        too_large = isinstance(value, int) and abs(value) > _LARGEST
+        raise _refusal(where, dotted, value, "a number below 2**63" if too_large else describe(expected, rule))
     if rule.registry and result not in registered(rule.registry):
         names = sorted(registered(rule.registry))
         raise _refusal(where, dotted, value, ", ".join(names) + nearest(str(result), names))
@@ -91,6 +93,8 @@ def _match(expected: Any, value: Any) -> tuple[bool, Any]:
         return value is None, None
     if expected is bool or isinstance(value, bool):
         return expected is bool and isinstance(value, bool), value
+    if expected in (int, float) and isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        return False, None
     if expected is float:
         usable = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300
         return usable, float(value) if usable else None

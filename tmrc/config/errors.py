@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_MESSAGE = 2_000  # characters: what was given stands in the message and may be a megabyte long
+
 
 class UserError(Exception):
     """Something in the user's input is wrong. The message is one line naming what, where and what is valid."""
@@ -12,7 +14,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(shortened(" ".join(message.split())))
 
 
 class ConfigError(UserError):
@@ -25,6 +27,12 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """No usable checkpoint where one is needed."""
+
+
+def shortened(text: str, limit: int = MAX_MESSAGE) -> str:
+    """`text` with its middle left out where it is longer than `limit` characters."""
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def shown(value: object, limit: int = 80) -> str:

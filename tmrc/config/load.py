@@ -16,10 +16,10 @@ from typing import Any
 from tmrc.config.build import build
 from tmrc.config.compose import compose, packaged_folder
 from tmrc.config.errors import ConfigError, nearest, shown
-from tmrc.config.interpolate import check_interpolations, has_interpolation, resolve
+from tmrc.config.interpolate import has_interpolation, resolve
 from tmrc.config.schema import Config
 from tmrc.config.validate import check
-from tmrc.config.yaml_file import dump_yaml, parse_yaml, read_yaml_mapping
+from tmrc.config.yaml_file import MAX_DEPTH, dump_yaml, parse_yaml, read_yaml_mapping
 
 _OVERRIDE = re.compile(r"^(?:\+{0,2}([A-Za-z_][\w.\-]*)=(.*)|~([A-Za-z_][\w.\-]*))$", re.DOTALL)
 
@@ -34,7 +34,6 @@ def load_config(source: str | Path, overrides: Sequence[str] = (), values: Mappi
     values = read_yaml_mapping(file) if values is None else copy.deepcopy(dict(values))
     parsed = [_parse_override(text) for text in overrides]
     if "defaults" in values:
-        check_interpolations({"defaults": values["defaults"]}, lambda _: str(file))
         groups = [text for text, (dotted, _, _) in zip(overrides, parsed, strict=True) if "." not in dotted]
         values = compose(file, values, groups)
         parsed = [override for override in parsed if "." in override[0]]
@@ -96,6 +95,8 @@ def _parse_override(text: str) -> tuple[str, Any, bool]:
     match = _OVERRIDE.match(text)
     if match is None:
         raise ConfigError(f"command line: got {shown(text)}, valid: key=value, such as optimizer.lr=3e-4")
+    if (match[1] or match[3]).count(".") > MAX_DEPTH:
+        raise ConfigError(f"command line: got {shown(text)}, valid: a key such as optimizer.lr")
     if match[3]:
         return match[3], None, True
     return match[1], parse_yaml(match[2], f"command line: {match[1]}") if match[2] else "", False

@@ -12,6 +12,7 @@ from tmrc.config.errors import ConfigError, shown
 
 MAX_FILE_BYTES = 1_000_000
 MAX_STRING = 10_000
+MAX_DEPTH = 50  # lists and mappings in one another; what reads a value after us calls itself for each
 
 _INT = re.compile(r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0o?[0-7_]+)$")
 _FLOAT = re.compile(
@@ -21,13 +22,24 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's numbers; refuses a key that stands twice and any tag that would build an object."""
+    """SafeLoader with YAML 1.2's numbers.
+
+    Refuses a key that stands twice, any tag that would build an object, aliases, and values that are nested too deep.
+    """
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(None, None, "aliases are not used here; ${key} repeats a value", mark)
-        return super().compose_node(parent, index)
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, f"nested deeper than {MAX_DEPTH}", mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -76,6 +88,25 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {shown(str(error))}") from None
     _refuse_long(value, where)
     return value
+
+
+def check_nesting(text: str, aliases: bool = True) -> None:
+    """Raise YAMLError for what PyYAML's loader in C would die of or never finish.
+
+    It calls itself for each list in a list and overruns the stack of the process, and it copies what `<<` merges, which
+    a few lines can multiply without bounds. The events that are looked at here come one after the other. Without
+    `aliases` none may be there: what goes through all values would go through theirs again and again.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise yaml.YAMLError(f"line {line}: nested deeper than {MAX_DEPTH}")
+        if isinstance(event, yaml.AliasEvent) and not aliases:
+            raise yaml.YAMLError(f"line {line}: aliases are not used here")
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise yaml.YAMLError(f"line {line}: `<<` is not used here")
 
 
 def read_yaml_mapping(file: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _shard_reports(dataset: TokenDataset, advance: Advance) -> Iterator[ShardRep
 
 def _samples(dataset: TokenDataset, count: int) -> Iterator[Sample]:
     """Items with text, spread evenly over the data set."""
-    from tmrc.data.tokenizer import load_tokenizer
+    from tmrc.data.tokenizer import load_tokenizer, tokenizer_errors
 
     file = dataset.metadata.tokenizer_file
     if not file.exists():
@@ -139,4 +139,6 @@ def _samples(dataset: TokenDataset, count: int) -> Iterator[Sample]:
         items = reader.samples(position)
         tokens = reader.read(items)[0, : min(int(reader.lengths(items)[0]), _SAMPLE_TOKENS)]
         item = int(items[0])
-        yield Sample(item, reader.locate(item), tokenizer.decode(tokens.tolist(), skip_special_tokens=False))
+        with tokenizer_errors(f"{file}: cannot decode"):
+            text = tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
+        yield Sample(item, reader.locate(item), text)

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from tmrc.config.errors import DataError, nearest, shown
+from tmrc.config.paths import expanded
 from tmrc.data.store import look_up
 from tmrc.data.textend import text_end
 
 Dtype = Literal["uint16", "uint32"]
 ITEM_BYTES: dict[Dtype, int] = {"uint16": 2, "uint32": 4}
 METADATA_FILES = ("metadata.json", "metadata.yaml", "metadata.yml")
+MAX_FILE_BYTES = 16_000_000
 SIDE_FILE = "tmrc.json"  # what `tmrc data prepare` knows beyond tatm's keys, which admit no further ones
 _REQUIRED: Any = object()
 
@@ -66,14 +68,14 @@ def load_metadata(path: str | Path) -> Metadata:
     What is no path that exists and could be a name is looked up in tatm's metadata store, where tatm is installed.
     Raises DataError when there is no metadata, it is not valid JSON or YAML, lacks a key or is of no tokenized data.
     """
-    where = Path(path).expanduser()
+    where = expanded(path)
     if str(path)[:1] not in ("/", ".", "~", "") and not os.path.lexists(where):
         content, file = look_up(str(path))
     else:
         file = _metadata_file(where)
         content = _parse(file)
     side_file = file.parent / SIDE_FILE
-    side = _parse(side_file) if side_file.exists() else {}
+    side = _parse(side_file) if os.path.lexists(side_file) else {}
     return metadata_from_dict(content, file, _field(side, "eos_token", int, side_file, None))
 
 
@@ -187,6 +189,11 @@ def _metadata_file(path: Path) -> Path:
 def _parse(file: Path) -> dict[str, Any]:
     """The mapping in a JSON or YAML file. YAML tags that build objects are refused."""
     try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, a device has no end
+            raise DataError(f"{file}: is not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes; not a data set's metadata")
         text = file.read_text("utf8")
         content = json.loads(text) if file.suffix == ".json" else _parse_yaml(text)
     except OSError as error:
@@ -202,7 +209,10 @@ def _parse(file: Path) -> dict[str, Any]:
 def _parse_yaml(text: str) -> Any:
     import yaml  # 15 ms that readers of JSON and --help do not pay
 
+    from tmrc.config.yaml_file import check_nesting
+
     try:
+        check_nesting(text)
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except Exception as error:  # tags such as `!!bool foo` fail within the library in many ways
         raise ValueError(str(error)) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from tmrc.config.errors import DataError, nearest, shown
+from tmrc.config.paths import expanded
 from tmrc.config.progress import progress
 from tmrc.data.encode import Batch, cores, encode_batches
 from tmrc.data.metadata import ITEM_BYTES, SIDE_FILE, Dtype
@@ -158,7 +159,7 @@ def _remarks(settings: Settings, vocab_size: int) -> list[str]:
 def _tokenizer(corpus: Corpus, out: Path, settings: Settings) -> tuple[Tokenizer, str]:
     """The tokenizer to use, and the name or path to record for it."""
     if settings.tokenizer is not None:
-        path = Path(settings.tokenizer).expanduser()
+        path = expanded(settings.tokenizer)
         return load_tokenizer(settings.tokenizer), str(path.resolve()) if path.exists() else settings.tokenizer
     every = 1 + corpus.size // _TRAINING_BYTES
     with progress("training the tokenizer", corpus.size) as advance:

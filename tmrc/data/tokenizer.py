@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tmrc.config.errors import DataError, shown
+from tmrc.config.paths import expanded
 
 SPECIAL_TOKENS = ["<pad>", "</s>", "<unk>"]  # ids 0, 1 and 2: 1 ends a document, as tatm assumes
 EOS_NAMES = ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>", "eos")
@@ -21,13 +22,11 @@ def load_tokenizer(name: str) -> Tokenizer:
 
     Raises DataError when there is none.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
-        try:
+        with tokenizer_errors(f"{file}: not a tokenizer file"):
             return Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{file}: not a tokenizer file: {error}") from error
     if file.suffix == ".json" or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         raise DataError(f"{file}: no such tokenizer file")
     hub_log = logging.getLogger("huggingface_hub")
@@ -40,6 +39,21 @@ def load_tokenizer(name: str) -> Tokenizer:
         raise DataError(f"tokenizer {name}: no such file, and not from the Hugging Face hub: {cause}") from error
     finally:
         hub_log.setLevel(level)
+
+
+@contextlib.contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """Raises DataError, which begins with `what`, for whatever the library raises within.
+
+    It raises bare Exception; and where a file has it do what it does not expect, such as a pattern that matches in too
+    many ways, PanicException, which is no Exception and has no public name.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise DataError(f"{what}: {shown(str(error), 300)}") from None
+        raise
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -95,4 +109,5 @@ class Encoder:
     def __call__(self, text: str) -> list[int]:
         """Token ids of a text."""
         # A batch of one: `encode` tracks character offsets and is a third slower.
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        with tokenizer_errors("the tokenizer cannot encode the text"):
+            return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids

@@ -79,7 +79,7 @@ class Claim:
     def _read(self) -> dict[str, Any]:
         try:
             said = json.loads(self._path.read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
         return said if isinstance(said, dict) else {}
 

@@ -24,6 +24,7 @@ from tmrc.config.load import load_config
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.data.metadata import load_metadata
+from tmrc.data.tokenizer import tokenizer_errors
 from tmrc.model.attention import build_mask
 from tmrc.model.build import build_model
 from tmrc.train.batch import document_ids
@@ -125,7 +126,8 @@ def load_tokenizer(data: str, file: Path | None = None) -> Tokenizer:
 def encode(run: TrainedRun, prompt: str) -> list[int]:
     """The prompt's tokens. Raises UserError when the model has no row for one of them."""
     text = prompt.encode("utf8", "surrogateescape").decode("utf8", "replace")  # an argument may hold any bytes
-    tokens: list[int] = run.tokenizer.encode(text, add_special_tokens=False).ids
+    with tokenizer_errors("prompt: the tokenizer cannot encode it"):
+        tokens: list[int] = run.tokenizer.encode(text, add_special_tokens=False).ids
     vocab_size = run.config.tokenizer.vocab_size
     if tokens and max(tokens) >= vocab_size:
         raise UserError(
@@ -139,12 +141,15 @@ def generate(
 ) -> Generation:
     """Continue `prompt` (tokens from `encode`) and call `on_text` with each piece of text as it becomes certain."""
     eos = run.config.datasets.eos_token
-    stream = TextStream(run.tokenizer, prompt)
+    with tokenizer_errors("the tokenizer cannot decode the prompt"):
+        stream = TextStream(run.tokenizer, prompt)
     tokens: list[int] = []
     pieces: list[str] = []
     for token in next_tokens(run.model, run.config, prompt, sampling):
         tokens.append(token)
-        if token != eos and (piece := stream.push(token)):
+        with tokenizer_errors(f"the tokenizer cannot decode token {token}"):
+            piece = stream.push(token) if token != eos else ""
+        if piece:
             pieces.append(piece)
             on_text(piece)
     return Generation("".join(pieces), tokens, "eos" if tokens[-1] == eos else "length")
@@ -214,10 +219,8 @@ class TextStream:
 
 
 def _read_tokenizer(file: Path) -> Tokenizer:
-    try:
+    with tokenizer_errors(f"{file}: not a tokenizer"):
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises Exception itself
-        raise DataError(f"{file}: not a tokenizer: {shown(str(error))}") from None
 
 
 def _device(name: str) -> torch.device:

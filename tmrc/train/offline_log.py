@@ -37,7 +37,15 @@ def _steps(data: bytes) -> Iterator[int]:
             return  # a kill has cut it off
         if record.WhichOneof("record_type") == "history":
             items = {item.key or ".".join(item.nested_key): item.value_json for item in record.history.item}
-            yield int(json.loads(items.get("_step", "-1")))
+            yield _whole(items.get("_step", "-1"))
+
+
+def _whole(text: str) -> int:
+    """The number in `text`; -1 for what wandb does not write."""
+    try:
+        return int(json.loads(text))
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return -1
 
 
 def _records(data: bytes) -> Iterator[bytes]:

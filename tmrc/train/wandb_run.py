@@ -118,7 +118,7 @@ def shown_config(run: RunDir, config: Config) -> dict[str, Any]:
     try:
         sweep = json.loads(run.run_json.read_bytes())["sweep"]
         shown["sweep"] = {"id": str(sweep["id"]), "overrides": " ".join(map(str, sweep["overrides"]))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return shown
 

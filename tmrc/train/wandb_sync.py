@@ -136,7 +136,7 @@ def _outcome(run: RunDir, attempt: int, parent: int) -> int:
         gone = os.getppid() != parent or time.monotonic() > until
         try:
             return int(json.loads((run.attempt(attempt) / "rank_0.json").read_bytes())["exit_code"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             if gone:
                 return EXIT_CRASHED
         time.sleep(0.05)
