@@ -11,6 +11,9 @@ from typing import Any
 from launch.processes import state
 from tmrc.config.heartbeat import Beat, read_heartbeat
 
+# Seconds between two looks after which we have been stopped ourselves, and the ranks with us: by `scontrol suspend`
+STOOD_STILL = 20.0
+
 
 @dataclass
 class HangWatch:
@@ -19,6 +22,8 @@ class HangWatch:
     folder: Path
     timeout: float
     began: float = field(default_factory=time.monotonic)
+    looked: float = field(default_factory=time.monotonic)  # at the last look
+    awake: float = 0.0  # since when we look without a break
 
     def beats(self) -> dict[int, Beat]:
         """Rank -> its last heartbeat, of the ranks on this node that have written one."""
@@ -29,8 +34,12 @@ class HangWatch:
         """Whether some rank, or before the first heartbeat all of them, have been still for too long."""
         if not self.timeout:
             return False
+        now = time.monotonic()
+        if now - self.looked > STOOD_STILL:
+            self.awake = now
+        self.looked = now
         last = [beat.changed for beat in self.beats().values()]
-        return time.monotonic() - min(last, default=self.began) > self.timeout
+        return now - max(self.awake, min(last, default=self.began)) > self.timeout
 
 
 def positions(beats: Mapping[int, Beat], pids: Mapping[int, int]) -> dict[str, dict[str, Any]]:

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from launch.attempts import last_attempt, newest_step, read_owner, refuse_running
+from launch.changed import allowed_after, require_same_data
 from launch.facts import read_facts
 from launch.gpus import Resources
 from launch.standing import phase
 from launch.status import statuses
-from tmrc.config.errors import ConfigError, UserError, shown
+from launch.trust import refuse_others
+from tmrc.config.changes import Changes, differing, leaves
+from tmrc.config.errors import UserError
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, append_event, read_jsonl
 from tmrc.config.schema import Config
 from tmrc.data.plan import plan_data
-
-# What does not change what the run computes, only how long, how often it says so, and where it runs
-CHANGEABLE = (
-    "training.train_steps", "training.epochs", "training.save_every", "training.keep_checkpoints",
-    "training.log_interval", "launch.", "wandb_log.",
-)  # fmt: skip
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for a change that would make another run of this one."""
-    for text in overrides:
-        key = re.sub(r"^(\+\+?|~)", "", text).partition("=")[0]
-        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in CHANGEABLE):
-            allowed = ", ".join(one + "*" * one.endswith(".") for one in CHANGEABLE)
-            raise ConfigError(f"--resume: {shown(key)} cannot change in the middle of a run; these can: {allowed}")
 
 
 def check_resumable(run: RunDir, config: Config) -> None:
@@ -49,6 +35,7 @@ def check_resumable(run: RunDir, config: Config) -> None:
 def _check_resumable(run: RunDir, config: Config) -> None:
     if not run.code.is_dir():
         raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
+    refuse_others(run)
     if run.events.exists() and not run.events.is_file():
         raise UserError(f"{run.events}: is not a file")
     refuse_running(run)
@@ -63,38 +50,33 @@ def _check_resumable(run: RunDir, config: Config) -> None:
                 f"(now they end it at step {total})"
             )
     newest = newest_step(run)
-    if newest is not None and (total := plan_data(config).total_steps) < newest:
+    if newest is None:
+        return
+    plan = plan_data(config)
+    if plan.total_steps < newest:
         raise UserError(
-            f"{run.path}: training.train_steps or training.epochs end it at step {total}, but its newest checkpoint is "
-            f"of step {newest}; valid: {newest} steps or more"
+            f"{run.path}: training.train_steps or training.epochs end it at step {plan.total_steps}, but its newest "
+            f"checkpoint is of step {newest}; valid: {newest} steps or more"
         )
+    require_same_data(run, plan)
 
 
 def changed_config(run: RunDir, overrides: Sequence[str]) -> Config:
     """The run's configuration with `overrides`, not yet written."""
-    check_overrides(overrides)
     return load_config(run.config, overrides)
 
 
-def changes(run: RunDir, config: Config) -> dict[str, list[Any]]:
-    """Dotted key -> [value until now, value from now on], for what `config` changes in the run."""
-    before, after = dict(_leaves(asdict(load_config(run.config)))), dict(_leaves(asdict(config)))
-    return {key: [before.get(key), after.get(key)] for key in after if before.get(key) != after.get(key)}
+def changes(run: RunDir, config: Config) -> Changes:
+    """Dotted key -> [value until now, value from now on], for what `config` changes in the run's config.yaml."""
+    return differing(leaves(load_config(run.config)), leaves(config))
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Sections are opened; mappings that are the value of a key are not."""
-    for name, value in values.items():
-        if isinstance(value, dict) and not prefix:
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield prefix + name, value
-
-
-def rank_note(run: RunDir, resources: Resources, nodes: int) -> Iterator[str]:
-    """A run that goes on with more or fewer processes stays right, but not bit for bit."""
+def rank_note(run: RunDir, resources: Resources, config: Config) -> Iterator[str]:
+    """A run that goes on with more or fewer processes stays right, but bit for bit only with the exact reduction."""
+    if config.training.exact_reduction:
+        return
     before = len(list(run.attempt(last_attempt(run)).glob("rank_*.pid")))
-    after = nodes * resources.processes
+    after = config.launch.nodes * resources.processes
     if before and before != after:
         yield (
             f"the last attempt had {before} training process{'es' * (before != 1)} and the next has {after}: sums "
@@ -103,15 +85,19 @@ def rank_note(run: RunDir, resources: Resources, nodes: int) -> Iterator[str]:
         )
 
 
-def take_up(run: RunDir, config: Config) -> Callable[[], None]:
+def take_up(run: RunDir, config: Config, course: Changes | None = None) -> Callable[[], None]:
     """Make the run ready to go on: with the changed configuration, and no longer cancelled.
 
-    Returns what puts all back, for a submission that is refused. Raises UserError when it cannot be written.
+    What is let change the `course` of training is noted for the trainer, which refuses any other change. Returns what
+    puts all back, for a submission that is refused. Raises UserError when it cannot be written.
     """
     cancel = run.cancel
+    allowed = allowed_after(run, course or {})
     keep_word_of_cancelling(run)
     try:
-        before = {file: file.read_bytes() for file in (run.config, cancel) if file.exists()}
+        before = {file: file.read_bytes() for file in (run.config, cancel, run.allowed) if file.exists()}
+        if allowed:
+            _replace(run.allowed, allowed)
         if changes(run, config):
             _replace_config(run, config)
         cancel.unlink(missing_ok=True)
@@ -121,7 +107,9 @@ def take_up(run: RunDir, config: Config) -> Callable[[], None]:
     def put_back() -> None:
         with contextlib.suppress(OSError):
             for file, content in before.items():
-                file.write_bytes(content)
+                _replace(file, content)
+            if run.allowed not in before:
+                run.allowed.unlink(missing_ok=True)
 
     return put_back
 
@@ -146,6 +134,13 @@ def _replace_config(run: RunDir, config: Config) -> None:
     temporary = run.config.with_name(".config.yaml")
     write_config(config, temporary)
     temporary.replace(run.config)
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """A reader sees the old content or the new one."""
+    temporary = file.with_name(f".{file.name}")
+    temporary.write_bytes(content)
+    temporary.replace(file)
 
 
 def _refuse_queued(run: RunDir) -> None:

@@ -19,19 +19,21 @@ from launch.forecast import Forecast
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import key_of
 from launch.interrupts import interruptible
+from launch.plaintext import harmless
 from launch.plan import make_plan, show_plan
 from launch.preflight import Facts, check_run_path, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
 from launch.script import batch_script
-from launch.settings import check_launch, load_settings, resume_overrides
+from launch.settings import check_launch, check_secrets, load_settings, resume_overrides
 from launch.slurm_check import check_script
 from launch.words import typed_command
-from tmrc.config.errors import ConfigError
+from tmrc.config.errors import ConfigError, shortened
 from tmrc.config.rundir import EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
 
 if TYPE_CHECKING:
+    from launch.changed import Review
     from launch.local import LocalResult
 
 
@@ -50,6 +52,7 @@ class Request:
     trainer: str = "tmrc.train"
     multirun: bool = False
     parallel: int | None = None  # points of a sweep at a time
+    allow_change: bool = False  # whether a resumed run may train differently from here on
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class _Prepared:
     script: str | None = None  # None for a run on this machine
     start: Forecast | None = None  # None where Slurm was not asked
     notes: tuple[str, ...] = ()
-    changed: Mapping[str, list[Any]] = dataclasses.field(default_factory=dict)  # key -> [old, new], of a resumed run
+    review: Review | None = None  # of a resumed run: what changes
 
 
 def submit(request: Request) -> int:
@@ -87,7 +90,7 @@ def _begin(request: Request, prepared: _Prepared) -> Callable[[], None]:
     if request.resume is not None:
         from launch.resume import take_up
 
-        return take_up(prepared.run, prepared.config)
+        return take_up(prepared.run, prepared.config, prepared.review.course if prepared.review else {})
     run = create_run(prepared.config, prepared.run.path.name, request.command)
     hold_lock(run, name="submit.lock")
     return lambda: shutil.rmtree(run.path, ignore_errors=True)
@@ -96,12 +99,15 @@ def _begin(request: Request, prepared: _Prepared) -> Callable[[], None]:
 def _prepare(request: Request) -> _Prepared:
     if request.resume is None:
         return _check(request, *_new(request))
-    from launch.resume import changes, rank_note
+    from launch.changed import compare_file
+    from launch.resume import rank_note
 
-    config, run = _resumed(request)
+    config, run, reviewed = _resumed(request)
+    source = request.source
+    file_notes = tuple(compare_file(run, source, config, request.overrides)) if source else ()
     prepared = _check(request, config, run, there=run)
-    notes = rank_note(run, prepared.resources, config.launch.nodes)
-    return dataclasses.replace(prepared, notes=(*prepared.notes, *notes), changed=changes(run, config))
+    notes = (*file_notes, *reviewed.note(), *rank_note(run, prepared.resources, config))
+    return dataclasses.replace(prepared, notes=(*prepared.notes, *notes), review=reviewed)
 
 
 def _check(request: Request, config: Config, run: RunDir, there: RunDir | None = None) -> _Prepared:
@@ -129,7 +135,8 @@ def _new(request: Request) -> tuple[Config, RunDir]:
     return config, RunDir(Path(config.training.artifacts_path) / new_run_id(config, request.source))
 
 
-def _resumed(request: Request) -> tuple[Config, RunDir]:
+def _resumed(request: Request) -> tuple[Config, RunDir, Review]:
+    from launch.changed import review
     from launch.find import find_run
     from launch.resume import changed_config, check_resumable
 
@@ -139,8 +146,10 @@ def _resumed(request: Request) -> tuple[Config, RunDir]:
         hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
     config = changed_config(run, resume_overrides(request.overrides, request.flags))
     check_launch(config.launch)
+    check_secrets(config)
+    reviewed = review(run, config, request.allow_change)
     check_resumable(run, config)
-    return config, run
+    return config, run, reviewed
 
 
 def _artifacts(request: Request) -> Path:
@@ -151,8 +160,10 @@ def _artifacts(request: Request) -> Path:
 
 def _record_changes(prepared: _Prepared, attempt: int) -> None:
     """Say in events.jsonl what has another value from `attempt` on."""
-    if prepared.changed:
-        append_event(prepared.run, "changed", attempt=attempt, changes=prepared.changed)
+    review = prepared.review
+    if review and (review.all or review.course):
+        course = {"course": review.course} if review.course else {}
+        append_event(prepared.run, "changed", attempt=attempt, changes=review.all, **course)
 
 
 def _say_notes(prepared: _Prepared) -> None:
@@ -171,9 +182,11 @@ def _show(request: Request, prepared: _Prepared) -> int:
     if request.as_json:
         start = prepared.start.start if prepared.start else None
         about = {"run_id": run.path.name, "run_dir": str(run.path), "job_id": None, "start_estimate": start}
-        _print_json({**about, "plan": plan, "script": script})
+        review = prepared.review
+        changed = {"changes": review.all, "course": review.course} if review else {}
+        _print_json({**about, **changed, "plan": plan, "script": script})
         return 0
-    print(f"{'run':9}{run.path}\n{show_plan(plan, config)}")
+    print(harmless(f"{'run':9}{run.path}\n{show_plan(plan, config)}"))
     if prepared.start:
         print(f"{'start':9}{prepared.start.shown()}")
     if script is not None:
@@ -252,4 +265,4 @@ def _print_json(values: dict[str, Any]) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(shortened(harmless(line)), file=sys.stderr, flush=True)

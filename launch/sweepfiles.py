@@ -12,11 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from launch.attempts import hold_lock, newest_step, refuse_running
+from launch.changed import review
 from launch.points import NEW, Point, Sweep
-from launch.resume import changes, take_up
+from launch.resume import take_up
 from launch.rundirs import copy_code, create_point, provenance
 from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
+from launch.trust import refuse_others
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir, append_event
 from tmrc.config.waiting import waiting
@@ -123,8 +125,9 @@ def _make_ready(point: Point, code: Path) -> Callable[[], None]:
     """Let a run that has ended go on; one without a checkpoint begins anew, with the code as it is now."""
     run = point.run
     hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
+    refuse_others(run)
     refuse_running(run)
-    changed = changes(run, point.config)
+    changed = review(run, point.config, allow=False).all
     put_back = take_up(run, point.config)
     old = str(run.code.readlink()) if run.code.is_symlink() and newest_step(run) is None else None
     if old is not None:

@@ -18,6 +18,8 @@ from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXI
 _FAILED_WORKER = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PEER_LOST = "peer_lost"  # what a rank says when another one has gone: true, but not the cause
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")  # a rank could not write even that
+# faulthandler's stack of a process that a SIGBUS ends, where its innermost line is in the reader
+_READING = re.compile(r'Fatal Python error: Bus error\s+(?:.*\n)*?Current thread .*\n\s+File "[^"\n]*tmrc/data/')
 _STATUS = {EXIT_FINISHED: "finished", EXIT_WANTS_REQUEUE: "stopped"}
 
 
@@ -104,8 +106,9 @@ def why_silent(torchrun_code: int, log: str, out_of_memory: bool, nodes: int = 1
         if code >= 0:
             return f"{rank} exited with code {code}{_last_words(log)}", "code_error"
         killed = f"{rank} was killed by {signal_name(-code)}"
-        if -code == signal.SIGBUS:  # what the kernel sends for memory that has failed
-            return killed, "hardware"
+        if -code == signal.SIGBUS:  # what the kernel sends for memory that has failed, and for a mapped file's lost end
+            reading = " while it read data: a shard was cut short under it, or the disk has failed"
+            return killed + reading * bool(_READING.search(log)), "hardware"
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         return (f"{killed}: out of memory", "out_of_memory") if out_of_memory else (killed + hint, "killed")
     if port_was_taken(log):

@@ -36,6 +36,9 @@ TRAINER = "tmrc.train"
 @click.option(
     "--resume", metavar="RUN", shell_complete=runs, help="Continue a run: its directory, or its id's beginning."
 )
+@click.option(
+    "--allow-change", is_flag=True, help="With --resume: KEY=VALUE may change how the run trains from here on."
+)
 @click.option("-m", "--multirun", is_flag=True, help="A sweep: a run for each combination of the KEYs' values.")
 @click.option("--parallel", type=click.IntRange(1, 10_000), metavar="N", help="Points of a sweep that run at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -48,6 +51,7 @@ def submit(
     local: bool,
     dry_run: bool,
     resume: str | None,
+    allow_change: bool,
     multirun: bool,
     parallel: int | None,
     as_json: bool,
@@ -71,6 +75,8 @@ def submit(
         raise click.UsageError("CONFIG is missing: a YAML file or the name of a packaged configuration")
     if parallel and not multirun:
         raise click.UsageError("--parallel is for sweeps: give -m as well")
+    if allow_change and not resume:
+        raise click.UsageError("--allow-change is for a run that goes on: give --resume as well")
     if resume and multirun:
         raise click.UsageError("--resume continues one run; a sweep goes on when it is submitted again")
     from launch.submit import Request
@@ -79,12 +85,18 @@ def submit(
     trainer = context.obj or TRAINER
     command = tuple(sys.argv)
     return start(
-        Request(source, tuple(given), flags, local, dry_run, resume, as_json, command, trainer, multirun, parallel)
-    )
+        Request(
+            source, tuple(given), flags, local, dry_run, resume, as_json, command, trainer, multirun, parallel,
+            allow_change,
+        )
+    )  # fmt: skip
 
 
 def main(trainer: str = TRAINER) -> None:
     """Entry point of `tmrc-submit`; `trainer` is the module that torchrun starts."""
+    from launch.trust import keep_others_out
+
+    keep_others_out()
     run_command(submit, "tmrc-submit", trainer)
 
 

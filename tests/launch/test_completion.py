@@ -109,7 +109,7 @@ def test_directories_are_completed_besides(work: Path) -> None:
 
 def test_configurations_then_keys_then_values(work: Path) -> None:
     assert offered("tmrc-submit ", work) == [
-        "default", "gpt2-124m", "quickstart", "artifacts/", "configs/", "my.yaml", "with space.yml",
+        "default", "drill", "gpt2-124m", "quickstart", "artifacts/", "configs/", "my.yaml", "with space.yml",
     ]  # fmt: skip
     assert offered("tmrc-submit my.yaml optim", work) == ["optimizer."]
     assert offered("tmrc-submit my.yaml optimizer.lr=1 optimizer.l", work) == ["optimizer.lr="]
@@ -139,6 +139,8 @@ def test_a_run_that_is_resumed_offers_what_can_change_in_it(work: Path) -> None:
     assert sections == ["training.", "wandb_log.", "launch."]
     assert "training.train_steps=" in offered("tmrc-submit --resume toy-1-old training.", work)
     assert "training.seed=" not in offered("tmrc-submit --resume toy-1-old training.", work)
+    for flag, there in (("", False), ("--allow-change ", True)):
+        assert ("optimizer.lr=" in offered(f"tmrc-submit --resume toy-1-old {flag}optimizer.", work)) == there
 
 
 def test_a_sweep_offers_files_of_values(work: Path) -> None:

@@ -88,12 +88,25 @@ class TokenDataset:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{wanted.path}: the shard cannot be read: {error}") from error
-        if len(mapped) != wanted.tokens * self.metadata.item_bytes:
-            now = f"{len(mapped)} bytes, no longer {wanted.tokens} {self.metadata.dtype} tokens"
-            raise DataError(f"{wanted.path}: the shard has changed since the run began: it has {now}")
+        self._require_size(shard, len(mapped))
         if scattered and hasattr(mmap, "MADV_RANDOM"):
             mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(mapped, self.metadata.dtype)
+
+    def require_whole(self, shard: int, tokens: Tokens) -> None:
+        """Raise DataError when the file of a mapped shard has another size by now.
+
+        Reading a page that a file no longer has is no error that could be caught: the process gets a SIGBUS.
+        """
+        mapped: Any = tokens.base.obj if isinstance(tokens.base, memoryview) else tokens.base
+        if isinstance(mapped, mmap.mmap):
+            self._require_size(shard, mapped.size())
+
+    def _require_size(self, shard: int, size: int) -> None:
+        wanted = self.shards[shard]
+        if size != wanted.tokens * self.metadata.item_bytes:
+            now = f"{size} bytes, no longer {wanted.tokens} {self.metadata.dtype} tokens"
+            raise DataError(f"{wanted.path}: the shard has changed since the run began: it has {now}")
 
 
 def open_dataset(

@@ -6,6 +6,7 @@ The submit command and the training job both ask here, so that they refuse the s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -13,6 +14,8 @@ from tmrc.config.errors import DataError
 from tmrc.config.schema import Config
 from tmrc.data.layout import ChunkLayout, split_layout
 from tmrc.data.metadata import Metadata, Shard, find_shards, load_metadata
+
+_NAMED = 4  # shards that a line names
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,26 @@ def plan_data(config: Config) -> DataPlan:
         steps_per_epoch,
         min(training.train_steps, training.epochs * steps_per_epoch),
         min(wanted, layout.validation_texts) if validates else 0,
+    )
+
+
+def require_same_shards(plan: DataPlan, fingerprint: str, known: Mapping[str, int]) -> None:
+    """Raise DataError unless the run that goes on has the shards that its checkpoint's `fingerprint` is of.
+
+    `known` is name -> bytes of the shards that it began with, empty where that was not written down.
+    """
+    if fingerprint == plan.fingerprint:
+        return
+    now = {shard.path.name: shard.tokens * plan.metadata.item_bytes for shard in plan.shards}
+    told = [f"{name} is missing" for name in known if name not in now]
+    told += [f"{name} is new" for name in now if known and name not in known]
+    both = [name for name in now if name in known and known[name] != now[name]]
+    told += [f"{name} has {now[name]:,} bytes instead of {known[name]:,}" for name in both]
+    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    which = f" ({', '.join(told[:_NAMED])}{more})" if told else ""
+    raise DataError(
+        f"{plan.metadata.file}: the shards are not those that the run began with{which}; restore them, or start a "
+        "new run"
     )
 
 
