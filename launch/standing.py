@@ -83,7 +83,10 @@ def executor(facts: Facts) -> str:
     fresh = fresh_submission(facts)
     if fresh is not None:
         return word(fresh, "executor")
-    return facts.last.executor if facts.last else ""
+    if facts.last and facts.last.executor:
+        return facts.last.executor
+    handed = facts.newest("submitted")  # the attempt has a directory, and is about to say whose it is
+    return word(handed, "executor") if facts.last and handed else ""
 
 
 def current_job(facts: Facts) -> str | None:
@@ -131,6 +134,8 @@ def _on_this_host(facts: Facts) -> Standing:
             return Standing("starting")
         if _before(fresh, time.time() - START_PATIENCE):
             return _gone(facts, "it was submitted, but has never begun")
+        return Standing("starting", sure=False)
+    if last is not None and last.pid is None and time.time() - (last.began or 0.0) < START_PATIENCE:
         return Standing("starting", sure=False)
     if last is None or last.pid is None:
         return _gone(facts, "nobody knows which process runs it")

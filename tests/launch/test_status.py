@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -132,6 +133,21 @@ def test_states(slurm: FakeSlurm, run: HandMade, case: str) -> None:
     one = look(run)
     assert (one.state, one.sure) == (state, True)
     assert cause in (one.cause or "")
+
+
+@pytest.mark.parametrize(("executor", "row", "sure"), [("slurm", RUNNING, True), ("local", "", False)])
+def test_an_attempt_that_has_not_yet_said_whose_it_is_is_not_called_lost(
+    slurm: FakeSlurm, run: HandMade, executor: str, row: str, sure: bool
+) -> None:
+    """Its directory is made a moment before owner.json is in it."""
+    slurm.queue(row)
+    run.submitted("7", executor, attempt=1)
+    (run.path / "attempts/1").mkdir(parents=True)
+    one = look(run)
+    assert (one.state, one.sure) == ("starting", sure), one.cause
+    assert one.job_id == ("7" if executor == "slurm" else None)
+    os.utime(run.path / "attempts/1", (time.time() - 600,) * 2)
+    assert look(run).state == ("starting" if executor == "slurm" else "lost")
 
 
 def test_what_is_known_of_a_run_that_trains(slurm: FakeSlurm, run: HandMade) -> None:

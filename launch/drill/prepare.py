@@ -1,0 +1,154 @@
+"""What comes before the trials: the reference, the faults that can be had, and the plans."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launch.drill.compare import read_results
+from launch.drill.course import course_of
+from launch.drill.drill import Drill
+from launch.drill.local import last_line
+from launch.drill.outcome import Setting
+from launch.drill.plan import HITS, draw_plan
+from launch.drill.processes import MARK, end_all
+from launch.drill.scene import Fault, faults_of
+from launch.drill.wish import Wish
+from launch.find import is_run
+from launch.progress import duration
+from tmrc.config.errors import UserError, nearest, shown
+from tmrc.config.load import load_config
+from tmrc.config.rundir import RunDir
+from tmrc.config.schema import Config
+from tmrc.config.waiting import waiting
+
+QUIET = ("wandb_log.mode=disabled", "launch.template=null")  # of the trials: what the reference's file has resolved
+REFERENCE = "reference"
+
+
+def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
+    """Run the reference, or take the one that is given, and draw the plans. Raises UserError."""
+    names = chosen(wish.faults, "slurm" if wish.slurm else "local")
+    config, source, begun = _config(wish)
+    names = _possible(names, config, wish, say)
+    folder = _folder(config)
+    if begun is None:
+        say(f"{'drill':10}{folder}")
+        begun = _reference(wish, folder, source)
+    setting = _setting(wish, folder, begun, names)
+    numbers = [wish.only] if wish.only else range(1, wish.trials + 1)
+    drill = Drill(wish, say, folder, setting, [draw_plan(wish.seed, n, names) for n in numbers])
+    _say_course(drill)
+    return drill
+
+
+def chosen(faults: Sequence[str], where: str) -> list[str]:
+    """The faults that are named, or all. Raises UserError for a name that there is none of, or not there."""
+    valid = faults_of(where)
+    wanted = [name for name in faults if name != "all"] or list(valid)
+    for name in wanted:
+        if name not in valid:
+            raise UserError(f"--faults: got {shown(name)}, valid: all, {', '.join(valid)}{nearest(name, valid)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _config(wish: Wish) -> tuple[Config, str, RunDir | None]:
+    """The configuration, what it is read from, and the reference where one is given."""
+    if wish.reference is not None:
+        from launch.find import find_run
+
+        run = find_run(wish.reference, option="--reference: ")
+        if wish.overrides:
+            raise UserError("--reference: its configuration is what is tried; KEY=VALUE cannot be given as well")
+        if not run.code.is_dir():
+            raise UserError(f"{run.code}: missing, so that trials cannot use the code of the reference")
+        return load_config(run.config), str(run.config), run
+    if wish.source is None:
+        raise UserError("CONFIG is missing: a YAML file, the name of a packaged configuration, or --reference RUN")
+    return load_config(wish.source, wish.overrides), wish.source, None
+
+
+def _possible(names: list[str], config: Config, wish: Wish, say: Callable[[str], None]) -> list[str]:
+    """Without what this configuration cannot do. Raises UserError where it was asked for by name."""
+    if "resize" not in names or getattr(config.training, "exact_reduction", False):
+        return names
+    why_not = "resize takes training.exact_reduction=true: without it another number of processes rounds in another way"
+    if "resize" in wish.faults:
+        raise UserError(f"--faults: {why_not}")
+    say(f"note: {why_not}; left out")
+    return [name for name in names if name != "resize"]
+
+
+def _folder(config: Config) -> Path:
+    now = datetime.datetime.now(datetime.UTC)
+    folder = Path(config.training.artifacts_path).absolute() / f"drill-{now:%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"training.artifacts_path: {folder}: cannot be made: {error.strerror or error}") from None
+    return folder
+
+
+def _reference(wish: Wish, folder: Path, source: str) -> RunDir:
+    """Run the configuration without any fault. Raises UserError when it does not finish."""
+    target = folder / REFERENCE
+    target.mkdir()
+    if wish.slurm:
+        from launch.drill.slurm import run_reference
+
+        return run_reference(wish, target, source)
+    words = [sys.executable, "-m", wish.submit, "--local", source, *wish.overrides]
+    words += [f"training.artifacts_path={target}", QUIET[0]]
+    env = {**os.environ, MARK: str(target)}
+    log = folder / "reference.log"
+    try:
+        with waiting("the reference, a run without any fault"), log.open("wb") as output:
+            done = subprocess.run(
+                words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            )
+    except BaseException:
+        end_all(target)
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    found = [RunDir(path) for path in target.iterdir() if not path.name.startswith(".") and is_run(path)]
+    if done.returncode != 0 or not found:
+        problem = last_line(log).removeprefix("error: ")
+        if not found:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(problem if done.returncode == 2 else f"the reference has not finished: {problem} ({folder})")
+    return found[0]
+
+
+def _setting(wish: Wish, folder: Path, run: RunDir, names: list[str]) -> Setting:
+    course, results = course_of(run), read_results(run)
+    faults: dict[str, Fault] = {name: faults_of("slurm" if wish.slurm else "local")[name] for name in names}
+    config = load_config(run.config)
+    return Setting(folder, run.config, QUIET, run.code, config, results, course, faults, wish.options, wish.submit)
+
+
+def _say_course(drill: Drill) -> None:
+    """What the reference took, what the trials will take, and what is remarkable about them."""
+    course, say = drill.setting.course, drill.say
+    say(
+        f"reference {course.steps:,} steps in {duration(course.wall)} ({duration(course.start)} before the first), "
+        f"{course.saves_on_the_way} checkpoints before the last"
+    )
+    if not course.saves_on_the_way:
+        say(
+            "warning: the reference has written no checkpoint but the last, so that a hard kill loses everything; "
+            "training.save_every=SECONDS writes more"
+        )
+    if not drill.setting.config.training.save_model:
+        say("warning: training.save_model is off: a killed run begins anew, and there are no weights to compare")
+    hits = sum(n * share for n, share in enumerate(HITS, 1)) / sum(HITS)
+    each = course.wall + hits * (course.start + course.end + 0.5)
+    total = each * len(drill.plans) / drill.wish.parallel
+    say(
+        f"estimate  {len(drill.plans)} trials in {duration(total)}; training.train_steps=..., training.save_every=... "
+        "and --trials shorten it"
+    )
