@@ -16,6 +16,8 @@ COMMANDS = {
     "data": ("launch.cli.data", "data", "Prepare and inspect tokenized data sets."),
     "generate": ("launch.cli.generate", "generate", "Continue a prompt with a trained model."),
     "report": ("launch.cli.report", "report", "Compare runs: a page without network, a picture, a table, or text."),
+    "drill": ("launch.cli.drill", "drill", "Try whether interrupted runs equal an uninterrupted one."),
+    "verify": ("launch.cli.verify", "verify", "Check a run's checkpoints, samples, data and metrics."),
     "completion": ("launch.cli.completion", "completion", "Make bash, zsh or fish complete these commands."),
     "sync": ("launch.cli.sync", "sync", "Send what was tracked offline to Weights & Biases."),
     "train": ("launch.cli.train", "train", "Run one training process; what torchrun starts."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -108,6 +109,11 @@ class Trial:
         kept = ("step", "loss", "val_loss", "grad_norm", "lr", "tokens")
         return [{name: row[name] for name in kept if name in row} for row in self.rows]
 
+    @property
+    def ledger(self) -> bytes:
+        """The record of the samples that each step used, byte for byte."""
+        return self.run.ledger.read_bytes()
+
     def events(self, name: str) -> list[dict[str, Any]]:
         """Events of one kind."""
         return [event for event in read_jsonl(self.run.events) if event["event"] == name]
@@ -139,9 +145,9 @@ def new_trial(tmp_path: Path, dataset: Path) -> NewTrial:
     return make
 
 
-@pytest.fixture
-def train(new_trial: NewTrial) -> Iterator[Callable[..., Trial]]:
-    """Trains in this process: `train("training.seed=1", expect=0)`, or goes on with `again=trial`."""
+@contextlib.contextmanager
+def training_here() -> Iterator[Callable[[RunDir], int]]:
+    """Trains runs in this process, on one thread: `main(run)` returns the exit code."""
     import signal
 
     from tmrc.train.run import main
@@ -150,17 +156,24 @@ def train(new_trial: NewTrial) -> Iterator[Callable[..., Trial]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-
-    def run(*overrides: str, expect: int = 0, again: Trial | None = None) -> Trial:
-        trial = again or new_trial(*overrides)
-        assert main([str(trial.run.path)]) == expect
-        return trial
-
-    yield run
+    yield lambda run: main([str(run.path)])
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def train(new_trial: NewTrial) -> Iterator[Callable[..., Trial]]:
+    """Trains in this process: `train("training.seed=1", expect=0)`, or goes on with `again=trial`."""
+    with training_here() as main:
+
+        def run(*overrides: str, expect: int = 0, again: Trial | None = None) -> Trial:
+            trial = again or new_trial(*overrides)
+            assert main(trial.run) == expect
+            return trial
+
+        yield run
 
 
 def spawn(trial: Trial, processes: int = 1, trainer: Sequence[str] = ("-m", "tmrc.train")) -> subprocess.Popen[str]:

@@ -14,6 +14,7 @@ import pytest
 from tests.train.conftest import NewTrial, Trial, finish, spawn
 from tmrc.config.load import load_config, write_config
 from tmrc.train import durable
+from tmrc.train.verify import verify_run
 
 LONG = ["training.train_steps=400", "training.log_interval=7", "training.val_interval=50", "model.dropout_p=0.2"]
 Train = Callable[..., Trial]
@@ -59,6 +60,8 @@ def test_a_stop_signal_to_any_rank_saves_and_the_resumed_run_is_equal(
     finish(spawn(cut, processes))
     assert cut.events("resumed")[0]["step"] == stopped_at
     assert cut.exact_rows == whole.exact_rows
+    assert cut.ledger == whole.ledger
+    assert not [check for check in verify_run(cut.run).checks if check.faults]
     assert cut.tensor_files() == whole.tensor_files()
 
 
@@ -73,6 +76,7 @@ def test_after_sigkill_the_run_goes_on_from_the_last_checkpoint(new_trial: NewTr
         file.write('{"step": 399, "lo')  # a line that the kill cut off
     finish(spawn(cut))
     assert cut.exact_rows == whole.exact_rows
+    assert cut.ledger == whole.ledger
     assert cut.tensor_files() == whole.tensor_files()
 
 
@@ -134,6 +138,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     train(again=cut)
     assert "step_00000006: model.safetensors" in capfd.readouterr().err
     assert cut.exact_rows == whole.exact_rows
+    assert cut.ledger == whole.ledger
     assert cut.tensor_files() == whole.tensor_files()
 
 

@@ -107,7 +107,7 @@ def test_work_at_the_start_is_cut_short(train: Train, new_trial: NewTrial, modul
         "start:plan_data:1:SIGTERM:1",
         "setup:DistributedDataParallel:1:SIGINT:1",
         "step:Stepper.warm_up:1:SIGUSR2:0",
-        "start:load_optimizer:1:SIGUSR2:1",
+        "start:load_optimizer:1:SIGUSR2:0",
     ],
 )
 def test_a_signal_to_one_of_two_ranks_before_the_first_step_stops_both(

@@ -53,8 +53,22 @@ class BatchReader:
 
     def samples(self, step: int) -> Integers:
         """Items of the dataset that global step `step` (from 0) reads, (batch_size,)."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        positions = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        items: Integers = self.samples_of(step, step + 1)[0]
+        return items
+
+    def samples_of(self, first: int, end: int) -> Integers:
+        """The same of the steps from `first` to before `end`, (steps, batch_size)."""
+        found = []
+        while first < end:
+            epoch, batch = divmod(first, self.steps_per_epoch)
+            count = min(end - first, self.steps_per_epoch - batch)
+            found.append(self._items(epoch, batch * self.batch_size, (batch + count) * self.batch_size))
+            first += count
+        return np.concatenate(found).reshape(-1, self.batch_size)
+
+    def _items(self, epoch: int, first: int, end: int) -> Integers:
+        """Items at positions `first` to before `end` of an epoch's order."""
+        positions = np.arange(first, end)
         if self.shuffle:
             positions = _order(self.num_samples, self.seed, epoch)(positions)
         shards = np.searchsorted(self._sample_starts, positions, side="right") - 1
@@ -78,6 +92,7 @@ class BatchReader:
         shards, chunks = self.dataset.locate(items)
         for shard, rows in _by_shard(shards):
             tokens = self._tokens(shard)
+            self.dataset.require_whole(shard, tokens)
             whole = len(tokens) // length
             wanted = chunks[rows]
             if wanted.max() == whole:  # the last chunk, shorter than the others

@@ -60,6 +60,14 @@ def _hash_below(values: NDArray[np.uint64], key: np.uint64, bound: np.uint64) ->
     return ((h >> np.uint64(32)) * bound) >> np.uint64(32)
 
 
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A 64-bit hash of each value: SplitMix64's step, of arrays."""
+    z = values + np.uint64(_GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
+    return z ^ (z >> np.uint64(31))
+
+
 def _mix(value: int) -> int:
     """SplitMix64 on a Python integer: a 64-bit hash."""
     z = (value + _GAMMA) & _MASK

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tmrc.train.ledger import Sums
+
 IGNORED = -100  # target of positions that the loss leaves out
 
 
@@ -18,6 +20,7 @@ class HostBatch:
     items: list[int]  # the data set's item indices, B of them
     tokens_BT: Tensor  # int32
     lengths_B: Tensor  # int64; how many leading tokens are text, the rest is padding
+    sums: Sums = Sums()  # what the ledger records of them, where they are trained on
 
 
 @dataclass(frozen=True)

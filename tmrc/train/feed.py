@@ -6,6 +6,7 @@ What is read is a function of the step alone, so nothing that was prefetched nee
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import queue
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,10 @@ import torch
 
 from tmrc.data.batches import BatchReader
 from tmrc.train.batch import HostBatch
+from tmrc.train.ledger import sums_of
+
+_LOOK_EVERY = 1.0  # seconds between looks whether the thread still lives
+_PATIENCE = 5.0  # seconds for a read under way when no more are wanted
 
 
 @dataclass(frozen=True)
@@ -73,20 +78,29 @@ class Feed:
 
     def next(self) -> list[HostBatch]:
         """This rank's batches of the next step. Raises what reading them raised."""
-        value = self._batches.get()
+        value = self._take()
         if isinstance(value, BaseException):
             raise value
         return value
 
+    def _take(self) -> list[HostBatch] | BaseException:
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._batches.get(timeout=_LOOK_EVERY)
+            if not self._thread.is_alive() and self._batches.empty():
+                return RuntimeError("the thread that reads data has ended without a word")
+
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. A read that stands still, as of a disk that has gone away, is not waited for."""
         self._closing.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
 
 
 def read_share(reader: BatchReader, share: Share, step: int, pin: bool) -> Iterator[HostBatch]:
-    """The micro-batches of `share` of global batch `step`, in order."""
+    """The micro-batches of `share` of global batch `step`, in order, with what the ledger records of them."""
     samples = reader.samples(step)
     for index in share.indices():
-        items = samples[index * share.micro_batch_size : (index + 1) * share.micro_batch_size]
-        yield read_batch(reader, items, index, pin)
+        first = index * share.micro_batch_size
+        items = samples[first : first + share.micro_batch_size]
+        host = read_batch(reader, items, index, pin)
+        yield dataclasses.replace(host, sums=sums_of(items, host.tokens_BT.numpy(), first))

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from tmrc.train.distributed import World
+from tmrc.train.ledger import Sums
 
 _PR_SET_PDEATHSIG = 1
 _LOOK_EVERY = 2.0  # seconds between looks whether the parent still lives
@@ -92,39 +93,48 @@ def _end_after(parent: int) -> None:
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do after the current step."""
+    """What all ranks do after the current step, and the ledger's sums over all that they read for it."""
 
     stop: bool
     save: bool
+    sums: Sums = Sums()
 
 
 class Agreement:
     """One decision a step, the same on every rank.
 
-    Each rank puts in its flags when a step begins and reads the agreed ones when it ends: the exchange takes place
-    behind the step's arithmetic, on the CPU, and nobody stops at another step than the others.
+    Each rank puts in its flags when it has its data and reads the agreed ones when the step ends: the exchange takes
+    place behind the step's arithmetic, on the CPU, and nobody stops at another step than the others. The sums of what
+    the ranks have read are added up on the way.
     """
 
     def __init__(self, world: World) -> None:
-        self._flags = torch.zeros(2, dtype=torch.int32)
+        self._counts = torch.zeros(5, dtype=torch.int64)
         self._group = dist.new_group(backend="gloo", timeout=world.patience) if world.size > 1 else None
         self._pending: dist.Work | None = None
 
-    def propose(self, stop: bool, save: bool) -> None:
-        """Put in this rank's wishes for the step that begins."""
-        self._flags = torch.tensor([stop, save], dtype=torch.int32)
+    def propose(self, stop: bool, save: bool, sums: Sums = Sums()) -> None:  # noqa: B008 - immutable
+        """Put in this rank's wishes for the step that begins, and the sums of what it has read for it."""
+        self._counts = torch.tensor([stop, save, *map(_signed, sums)], dtype=torch.int64)
         if self._group is not None:
-            self._pending = dist.all_reduce(self._flags, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._pending = dist.all_reduce(self._counts, dist.ReduceOp.SUM, group=self._group, async_op=True)
 
-    def wait_for_all(self) -> None:
-        """Return once every rank is here; raises RuntimeError when one is gone."""
+    def all_agree(self, yes: bool) -> bool:
+        """Return once every rank is here: whether all said yes. Raises RuntimeError when one is gone."""
+        votes = torch.tensor([int(yes)])
         if self._group is not None:
-            dist.barrier(group=self._group)
+            dist.all_reduce(votes, dist.ReduceOp.MIN, group=self._group)
+        return bool(votes.item())
 
     def decide(self) -> Decision:
         """The decision on what was proposed last; waits for the slowest rank's proposal."""
         if self._pending is not None:
             self._pending.wait()
             self._pending = None
-        stop, save = (bool(flag) for flag in self._flags.tolist())
-        return Decision(stop, save)
+        stop, save, *sums = self._counts.tolist()
+        return Decision(stop > 0, save > 0, Sums(*(value % 2**64 for value in sums)))
+
+
+def _signed(value: int) -> int:
+    """A number modulo 2^64 as an int64, whose sums wrap in the same way."""
+    return value - 2**64 if value >= 2**63 else value

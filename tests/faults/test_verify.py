@@ -1,0 +1,379 @@
+"""`tmrc verify` names what was planted: in the ledger, the data, the checkpoints and the metrics of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.train.conftest import (
+    TINY,
+    NewTrial,
+    Trial,
+    spawn,
+    tokens_that_can_be_learnt,
+    training_here,
+    write_dataset,
+)
+from tmrc.config.load import load_config, write_config
+from tmrc.config.rundir import RunDir
+from tmrc.data.batches import BatchReader
+from tmrc.data.plan import plan_data
+from tmrc.train import feed, loop
+from tmrc.train.ledger import Sums, link, order_sums, origin, pack_header, pack_record, read_ledger
+from tmrc.train.samples import training_reader
+from tmrc.train.verify import verify_run
+
+Train = Callable[..., Trial]
+STEPS, BATCH = 24, 8
+MORE = ["training.train_steps=24", "training.log_interval=4", "training.val_interval=8"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with data of two shards and a run that has finished, in this process."""
+    folder = tmp_path_factory.mktemp("verify")
+    shards = [tokens_that_can_be_learnt(16 * 60 - 5), tokens_that_can_be_learnt(16 * 40 - 7, 1)]
+    data = write_dataset(folder / "data", shards)
+    run = RunDir(folder / "run")
+    run.path.mkdir()
+    write_config(load_config("default", [*TINY, f"datasets.path={data}", *MORE]), run.config)
+    with training_here() as train_run, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "_save_is_due", lambda self: self.progress.step == STEPS - 2)
+        assert train_run(run) == 0
+    assert [check.verdict for check in verify_run(run).checks] == ["ok"] * 9
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> RunDir:
+    """A copy of the finished run, on the same data."""
+    return RunDir(Path(shutil.copytree(finished / "run", tmp_path / "run")))
+
+
+@pytest.fixture
+def shard(finished: Path) -> Iterator[Path]:
+    """A shard that is mended afterwards."""
+    path = finished / "data" / "tiny_1.bin"
+    content, before = path.read_bytes(), path.stat()
+    yield path
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def faults(run: RunDir, **options: Any) -> dict[str, tuple[str, ...]]:
+    """Check -> its faults."""
+    return {check.name: check.faults for check in verify_run(run, **options).checks if check.faults}
+
+
+def notes(run: RunDir) -> dict[str, str]:
+    """Check -> its notes."""
+    return {check.name: "; ".join(check.notes) for check in verify_run(run).checks if check.notes}
+
+
+def reader_of(run: RunDir) -> BatchReader:
+    """Reads what the run has trained on."""
+    config = load_config(run.config)
+    return training_reader(config, plan_data(config))
+
+
+def rewrite(run: RunDir, change: Callable[[list[Sums]], None]) -> None:
+    """Change the records of the ledger, with a chain that holds, as a trainer would write it that went wrong."""
+    ledger = read_ledger(run.ledger)
+    records = [ledger.sums(step) for step in range(1, ledger.last + 1)]
+    change(records)
+    chain, content = ledger.before, pack_header(1, ledger.before)
+    for step, sums in enumerate(records, 1):
+        chain = link(chain, step, sums)
+        content += pack_record(sums, chain)
+    run.ledger.write_bytes(content)
+
+
+def test_the_command(run: RunDir, finished: Path) -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "launch.cli.main", "verify", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    good = call(str(finished / "run"))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "24 records, the chain holds" in good.stdout and "FAULT" not in good.stdout
+    (run.checkpoints / "step_00000024" / "trainer.json").unlink()
+    bad = call(str(finished / "run"), str(run.path), "--json", "--no-data")
+    first, second = json.loads(bad.stdout)
+    assert (bad.returncode, first["good"], second["good"]) == (1, True, False)
+    by_name = {check["name"]: check for check in second["checks"]}
+    assert by_name["checkpoints"]["faults"] == ["step_00000024: trainer.json is missing"]
+    assert by_name["tokens"]["verdict"] == "-"
+    nothing = call(str(finished / "data"))
+    assert nothing.returncode == 2 and len(nothing.stderr.splitlines()) == 1
+
+
+def test_no_torch_is_loaded() -> None:
+    code = "import sys, tmrc.train.verify; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        (lambda step: step - (step == 11), "step 12 used the samples of step 11 again"),
+        (lambda step: step + (step >= 11), "the samples of step 12 were skipped"),
+        (lambda step: step - (step >= 11), "the samples of step 11 were used again"),
+        (lambda step: {10: 11, 11: 10}.get(step, step), "steps 11 and 12 used each other's samples"),
+    ],
+)
+def test_a_feed_that_goes_wrong_is_found(
+    train: Train, monkeypatch: pytest.MonkeyPatch, shift: Callable[[int], int], words: str
+) -> None:
+    read_share = feed.read_share
+    monkeypatch.setattr(
+        feed, "read_share", lambda reader, share, step, pin: read_share(reader, share, shift(step), pin)
+    )
+    trial = train("training.train_steps=16", "training.log_interval=8", "training.val_interval=0")
+    found = faults(trial.run)
+    assert list(found) == ["order"]
+    assert words in found["order"][0] and len(found["order"]) == 1
+
+
+def test_records_that_were_changed_are_named(run: RunDir) -> None:
+    def change(records: list[Sums]) -> None:
+        records[4] = records[4]._replace(order=5)
+        reader = reader_of(run)
+        items = reader.samples(8).copy()
+        items[[2, 5]] = items[[5, 2]]
+        records[8] = records[8]._replace(order=int(order_sums(items[None])[0]))
+        records[15] = records[15]._replace(content=3)
+
+    rewrite(run, change)
+    found = faults(run)
+    assert found["order"][0] == "step 5 used samples that are no step's"
+    assert found["order"][1].endswith("positions 2 and 5 of its batch have changed places")
+    assert "step 16" in found["tokens"][0] and len(found["tokens"]) == 1
+    assert "does not lead to step_00000024" in found["ledger"][-1]
+
+
+@pytest.mark.parametrize("keeps_time", [True, False])
+def test_an_edited_shard_is_located(run: RunDir, shard: Path, keeps_time: bool) -> None:
+    reader = reader_of(run)
+    step, position = next(
+        (step, position)
+        for step in range(STEPS)
+        for position, item in enumerate(reader.samples(step))
+        if reader.locate(int(item)).startswith(shard.name)
+    )
+    where = reader.locate(int(reader.samples(step)[position]))
+    before, content = shard.stat(), bytearray(shard.read_bytes())
+    content[2 * 16 * int(where.split()[-1])] ^= 1
+    with shard.open("r+b") as file:
+        file.write(content)
+    if keeps_time:
+        os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found = faults(run)
+    assert list(found) == ["tokens"]
+    assert found["tokens"][0].startswith(f"{where}, which step {step + 1} used at position {position} of its batch")
+    assert "tiny_1.bin has been touched" in notes(run)["shards"]
+    assert faults(run, read_data=False) == {}
+    with shard.open("r+b") as file:
+        file.write(np.roll(np.frombuffer(shard.read_bytes(), "<u2"), 1).tobytes())
+    assert any(line.startswith("tiny_1.bin: several sequences") for line in faults(run)["tokens"])
+
+
+def test_touched_and_resized_shards(run: RunDir, shard: Path) -> None:
+    shard.touch()
+    assert faults(run) == {}
+    assert "were not trained on" in notes(run)["shards"]
+    with shard.open("ab") as file:
+        file.write(b"\x05\x00" * 40)
+    found = faults(run)
+    assert list(found) == ["shards"] and "tiny_1.bin has 1,346 bytes instead of 1,266" in found["shards"][0]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "trainer.json", "manifest.json"])
+def test_a_flipped_bit_in_a_checkpoint(run: RunDir, name: str) -> None:
+    path = run.checkpoints / "step_00000023" / name
+    flip(path, path.stat().st_size // 2)
+    found = faults(run)
+    assert list(found) == ["checkpoints"]
+    assert found["checkpoints"][0].startswith(f"step_00000023: {name} is damaged")
+
+
+def test_a_trainer_state_that_lies(run: RunDir) -> None:
+    from tmrc.train import durable
+
+    folder = run.checkpoints / "step_00000023"
+    state = json.loads((folder / "trainer.json").read_text())
+    durable.write_json(folder / "trainer.json", {**state, "step": 22, "sequences": 1, "ledger": "00" * 8})
+    (folder / durable.MANIFEST).unlink()
+    durable.seal(folder)
+    found = faults(run)
+    assert found["trainer state"] == (
+        "step_00000023: its trainer.json is of step 22",
+        "step_00000023: its trainer.json counts 1 sequences instead of 184 (23 x 8)",
+    )
+    assert found["ledger"][0].startswith("it does not lead to step_00000023")
+
+
+def test_a_damaged_ledger(run: RunDir) -> None:
+    whole = run.ledger.read_bytes()
+    flip(run.ledger, 32 * 7 + 3)
+    assert faults(run) == {"ledger": ("the record of step 7 is damaged",)}
+    run.ledger.write_bytes(whole[: 32 * 21 + 5])
+    assert faults(run) == {
+        "ledger": tuple(f"it ends at step 20, before step_000000{step}: it was cut off" for step in (23, 24))
+    }
+    run.ledger.write_bytes(whole[:20])
+    assert "cut off in its header" in faults(run)["ledger"][0]
+    run.ledger.unlink()
+    assert "is missing" in faults(run)["ledger"][0]
+
+
+def test_another_seed_in_the_configuration(run: RunDir) -> None:
+    write_config(load_config(run.config, ["training.seed=9"]), run.config)
+    found = faults(run)
+    assert "begun with another seed" in found["ledger"][0]
+    assert len(found["order"]) >= 1
+
+
+def test_rows_of_metrics(run: RunDir) -> None:
+    lines = run.metrics.read_text().splitlines(keepends=True)  # 0v 1 4 8 8v 12 16 16v 20 24 24v
+
+    def with_lines(changed: list[str]) -> tuple[str, ...]:
+        run.metrics.write_text("".join(changed))
+        return faults(run).get("metrics", ())
+
+    assert with_lines(lines[:3] + lines[4:]) == ("step 8 is missing",)
+    assert with_lines(lines[:4] + lines[5:]) == ("the validation of step 8 is missing",)
+    assert with_lines(lines[:-1]) == ("the validation of step 24 is missing",)
+    assert with_lines(lines[:4] + lines[3:]) == ("step 8 stands there twice (lines 4 and 5)",)
+    assert "stands after" in with_lines([*lines[:5], lines[6], lines[5], *lines[7:]])[0]
+    other = lines[5].replace('"step": 12', '"step": 13')
+    found = with_lines([*lines[:5], other, *lines[6:]])
+    assert found[0] == "step 12 is missing" and "is none that log_interval asks for" in found[1]
+    assert "step 12: lr is 0.02 instead of 0.01" in with_lines(
+        [*lines[:5], lines[5].replace('"lr": 0.01', '"lr": 0.02'), *lines[6:]]
+    )
+    assert "step 12: tokens is 7 instead of 1536" in with_lines(
+        [*lines[:5], lines[5].replace('"tokens": 1536', '"tokens": 7'), *lines[6:]]
+    )
+    assert with_lines([*lines[:2], "{what\n", *lines[2:]]) == ("line 3 is no row",)
+    beyond = lines[-2].replace('"step": 24', '"step": 28')
+    assert any("is beyond the last step, 24" in line for line in with_lines([*lines, beyond]))
+    assert with_lines([*lines, '{"step": 28, "lo']) == ()  # a line that is being written
+
+
+def test_a_run_that_was_killed_changed_and_extended(new_trial: NewTrial, train: Train) -> None:
+    """Rows and records after the newest checkpoint may be there or not; log_interval and the end may change."""
+    trial = train(*MORE, "training.scheduler=cosine", "training.train_steps=10")
+    kept = trial.run.attempt(1)
+    shutil.copy(trial.run.config, kept / "config.yaml")
+    changed = ["training.train_steps=15", "training.log_interval=3"]
+    write_config(load_config(trial.run.config, changed), trial.run.config)
+    train(again=trial)
+    assert trial.steps == [1, 4, 8, 10, 12, 15]
+    assert faults(trial.run) == {}
+    shutil.rmtree(trial.run.checkpoints / "step_00000015")
+    assert faults(trial.run) == {"events": ("step_00000015 was written, but is not there",)}
+    events = trial.run.events.read_text().splitlines(keepends=True)
+    trial.run.events.write_text("".join(line for line in events[:-1] if '"step": 15' not in line))
+    trial.run.metrics.write_text("".join(trial.run.metrics.read_text().splitlines(keepends=True)[:-3]))
+    trial.run.ledger.write_bytes(trial.ledger[:-50])
+    assert faults(trial.run) == {}
+
+
+@pytest.mark.campaign
+def test_a_run_that_goes_on_and_is_killed_has_no_faults(new_trial: NewTrial) -> None:
+    trial = new_trial("training.save_every=0.05", "training.train_steps=500", "training.log_interval=3")
+    for seconds in (20, 20, 120):
+        process, end = spawn(trial), time.monotonic() + seconds
+        while process.poll() is None and time.monotonic() < end:
+            assert faults(trial.run) == {}
+        process.kill()
+        process.wait()
+        assert faults(trial.run) == {}
+
+
+def test_a_run_from_before_the_ledger(run: RunDir) -> None:
+    run.ledger.unlink()
+    run.data.unlink()
+    from tmrc.train import durable
+
+    for folder in run.checkpoints.glob("step_*"):
+        state = json.loads((folder / "trainer.json").read_text())
+        del state["ledger"]
+        durable.write_json(folder / "trainer.json", state)
+        (folder / durable.MANIFEST).unlink()
+        durable.seal(folder)
+    assert faults(run) == {}
+    by_name = {check.name: check for check in verify_run(run).checks}
+    assert by_name["ledger"].verdict == "-" and "before there were ledgers" in by_name["ledger"].summary
+
+
+def test_a_set_aside_ledger_is_mentioned(run: RunDir) -> None:
+    ledger = read_ledger(run.ledger)
+    content = pack_header(11, ledger.head(10)) + run.ledger.read_bytes()[32 * 11 :]
+    run.ledger.rename(run.path / "ledger.damaged_1.bin")
+    run.ledger.write_bytes(content)
+    assert faults(run) == {}
+    assert "ledger.damaged_1.bin; steps 1 to 10 have no record" in notes(run)["ledger"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6))
+def test_whatever_is_in_the_files_there_is_no_traceback(finished: Path, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    folder = tmp_path / str(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    run = RunDir(Path(shutil.copytree(finished / "run", folder)))
+    files = sorted(path for path in run.path.rglob("*") if path.is_file())
+    for path in chance.sample(files, chance.randint(1, 4)):
+        damage(path, chance)
+    verified = verify_run(run)
+    assert not any(
+        "cannot be checked: " in fault and "Error" in fault for one in verified.checks for fault in one.faults
+    )
+    assert json.dumps(verified.as_object())
+    shutil.rmtree(folder)
+
+
+def damage(path: Path, chance: random.Random) -> None:
+    """Do to a file what disks, people and attackers do."""
+    content = path.read_bytes()
+    kind = chance.randrange(6)
+    if kind == 0 and content:
+        flip(path, chance.randrange(len(content)))
+    elif kind == 1:
+        path.write_bytes(content[: chance.randint(0, len(content))])
+    elif kind == 2:
+        path.unlink()
+        path.mkdir()
+    elif kind == 3:
+        path.write_bytes(chance.choice([b"", b"[]", b"{}\n" * 3, b"null\n", b"[" * 5000, b"\xff\xfe\x00" * 9]))
+    elif kind == 4:
+        words = [b"true", b"-1", b"1e999", b'"x"', b"[1]", b"9" * 40, b"null"]
+        path.write_bytes(content.replace(str(chance.randrange(30)).encode(), chance.choice(words)))
+    else:
+        path.unlink()
+
+
+def flip(path: Path, place: int) -> None:
+    """Flip one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def test_the_chain_begins_with_what_fixes_the_order(run: RunDir) -> None:
+    config = load_config(run.config)
+    assert read_ledger(run.ledger).before == origin(config, plan_data(config).fingerprint)

@@ -1,0 +1,126 @@
+"""Whether a run is what it says: its checkpoints, the samples that it used, its data and its metrics. No torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tmrc.config.errors import UserError
+from tmrc.config.progress import progress
+from tmrc.config.rundir import RunDir
+from tmrc.data.batches import BatchReader
+from tmrc.train.samples import training_reader
+from tmrc.train.saved import checkpoint_steps
+from tmrc.train.verify_data import check_shards, check_tokens
+from tmrc.train.verify_facts import Check, Facts, gather, read_events
+from tmrc.train.verify_metrics import check_metrics
+from tmrc.train.verify_order import Order, check_ledger, check_order
+from tmrc.train.verify_saved import check_checkpoints, check_events, check_states, read_saved
+
+_LOOKS = 3  # at a run of which a new attempt begins meanwhile
+
+
+@dataclass(frozen=True)
+class Verified:
+    """All that was checked of a run."""
+
+    run: RunDir
+    checks: tuple[Check, ...]
+
+    @property
+    def good(self) -> bool:
+        """Whether no fault was found."""
+        return not any(check.faults for check in self.checks)
+
+    def as_object(self) -> dict[str, Any]:
+        """The same as JSON holds it."""
+        checks = [{**asdict(check), "verdict": check.verdict} for check in self.checks]
+        return {"run_id": self.run.run_id, "run_dir": str(self.run.path), "good": self.good, "checks": checks}
+
+
+def verify_run(run: RunDir, read_data: bool = True) -> Verified:
+    """Check a run, whether it is over or goes on. Never raises for what is in its files.
+
+    Without `read_data` the tokens are not compared. Progress of what takes long is shown on stderr.
+    """
+    for look in range(_LOOKS):
+        before = _identity(run)
+        verified = Verified(run, tuple(_checks(run, read_data)))
+        if verified.good or look + 1 == _LOOKS or _identity(run) == before:
+            break  # else a new attempt has begun, and what was read does not belong together
+    return verified
+
+
+def _checks(run: RunDir, read_data: bool) -> list[Check]:
+    try:
+        events = read_events(run)
+        with progress("re-hashing checkpoints", len(checkpoint_steps(run)), "checkpoints") as advance:
+            saved = read_saved(run, advance)
+        facts = gather(run, events, saved)
+    except Exception as error:  # nothing that stands in a file may end in a traceback
+        return [Check("run", "", (f"{run.path}: cannot be read: {error}",))]
+    reader, problem = _reader(facts)
+    order = Order(Check("order", ""))
+
+    def judge_order() -> Check:
+        nonlocal order
+        order = check_order(facts, reader, problem)
+        return order.check
+
+    def judge_tokens() -> Check:
+        if not read_data:
+            return Check("tokens", "not asked for (--no-data)", done=False)
+        count = len(facts.ledger.records) if facts.ledger is not None else 0
+        with progress("reading the data again", count * (reader.batch_size if reader else 1), "sequences") as show:
+            return check_tokens(facts, reader, problem, order.wrong, show)
+
+    return [
+        _configuration(facts),
+        _guarded("checkpoints", lambda: check_checkpoints(facts)),
+        _guarded("trainer state", lambda: check_states(facts)),
+        _guarded("ledger", lambda: check_ledger(facts)),
+        _guarded("order", judge_order),
+        _guarded("tokens", judge_tokens),
+        _guarded("shards", lambda: check_shards(facts, reader, read_data)),
+        _guarded("metrics", lambda: check_metrics(facts)),
+        _guarded("events", lambda: check_events(facts)),
+    ]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except Exception as error:  # the same
+        return Check(name, "", (f"cannot be checked: {type(error).__name__}: {error}",))
+
+
+def _configuration(facts: Facts) -> Check:
+    if facts.config_problem:
+        return Check("configuration", "", (facts.config_problem,))
+    return Check("configuration", "loads")
+
+
+def _reader(facts: Facts) -> tuple[BatchReader | None, str]:
+    """Reads the run's data, if they have the shards and sizes that they had; else why not."""
+    if facts.config is None or facts.plan is None:
+        return None, "cannot be checked without the data"
+    try:
+        if not facts.same_shards:
+            return None, "cannot be checked: the shards are not those that the run began with"
+        return training_reader(facts.config, facts.plan), ""
+    except (UserError, OSError, ValueError) as error:
+        return None, f"cannot be checked: {error}"
+
+
+def _identity(run: RunDir) -> list[tuple[int, int] | None]:
+    """What changes when an attempt begins."""
+    found: list[tuple[int, int] | None] = []
+    for path in (run.metrics, run.ledger):
+        try:
+            status = os.stat(path)  # noqa: PTH116
+            found.append((status.st_dev, status.st_ino))
+        except (OSError, ValueError):
+            found.append(None)
+    return found

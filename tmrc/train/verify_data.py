@@ -1,0 +1,135 @@
+"""Verifying the data of a run: whether the shards still hold the tokens that it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tmrc.config.errors import DataError
+from tmrc.data.batches import BatchReader
+from tmrc.train.ledger import Ledger, Sums, batch_sums, hashes
+from tmrc.train.samples import Changed, changed
+from tmrc.train.stamps import listed, take_stamps, touched
+from tmrc.train.verify_facts import Check, Facts, some, steps
+
+_WINDOW = 1 << 22  # sequences whose hashes are in memory together
+_AT_ONCE = 1 << 22  # bytes of tokens that are read together
+
+Advance = Callable[[int], None]
+
+
+def check_tokens(facts: Facts, reader: BatchReader | None, problem: str, wrong: frozenset[int], show: Advance) -> Check:
+    """The tokens of every step against its record. `wrong` are steps that used other samples than their own."""
+    name, ledger = "tokens", facts.ledger
+    if ledger is None or not len(ledger.records):
+        return Check(name, "no record to go by", done=False)
+    if reader is None:
+        return Check(name, problem, done=False)
+    skipped = wrong | set(ledger.broken())
+    try:
+        found = list(_changes(reader, ledger, skipped, show))
+    except DataError as error:
+        return Check(name, "", (str(error),))
+    names = _touched(facts)
+    compared = len(ledger.records) - len(skipped)
+    summary = f"{compared:,} step{'s' * (compared != 1)} read again, all as they were trained on"
+    return Check(name, summary, some(_by_place(found, names)))
+
+
+def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
+    """Sizes and times of the shards against data.json."""
+    name = "shards"
+    if facts.plan is None:
+        return Check(name, "", (facts.plan_problem,))
+    if facts.stamps is None:
+        if facts.stamps_problem:
+            return Check(name, "", (facts.stamps_problem,))
+        return Check(name, "data.json is not there to compare with", done=False)
+    if resized := facts.resized():
+        return Check(name, "", some([f"{line} since the run began" for line in resized]))
+    if not facts.same_shards:
+        return Check(name, "", ("they are not those of the checkpoints (data_fingerprint)",))
+    count = len(facts.plan.shards)
+    summary = f"{count:,} shard{'s' * (count != 1)}, untouched since the run began"
+    if not (names := _touched(facts)):
+        return Check(name, summary)
+    notes = [f"{listed(names)} touched since the run began" + ("" if read else "; the tokens were not compared")]
+    if read and reader is not None and facts.ledger is not None:
+        notes += _never_seen(reader, facts.ledger, names)
+    return Check(name, summary, (), some(notes))
+
+
+def _touched(facts: Facts) -> list[str]:
+    if facts.plan is None or facts.stamps is None:
+        return []
+    return touched(facts.stamps, take_stamps(facts.plan.shards))
+
+
+def _changes(reader: BatchReader, ledger: Ledger, skipped: frozenset[int], show: Advance) -> Iterator[Changed]:
+    """Every step whose tokens have changed, in order."""
+    size = max(1, _WINDOW // reader.batch_size)
+    for first in range(ledger.first, ledger.last + 1, size):
+        end = min(first + size, ledger.last + 1)
+        items = reader.samples_of(first - 1, end - 1)
+
+        def advance(share: float, first: int = first, end: int = end) -> None:
+            show(int((first - ledger.first + share * (end - first)) * reader.batch_size))
+
+        _, contents, places = batch_sums(items, _contents(reader, items, advance))
+        for step in range(first, end):
+            recorded = ledger.sums(step)
+            found = Sums(recorded.order, int(contents[step - first]), int(places[step - first]))
+            if step not in skipped and (difference := changed(reader, step, recorded, found)):
+                yield difference
+
+
+def _contents(reader: BatchReader, items: NDArray[np.int64], advance: Callable[[float], None]) -> NDArray[np.uint64]:
+    """The hash of each of `items`, whatever its shape; each sequence is read once, in the order of the files."""
+    wanted, places = np.unique(items, return_inverse=True)
+    length = reader.dataset.context_length
+    count = max(1, _AT_ONCE // (4 * length))
+    found = np.empty(len(wanted), np.uint64)
+    for begin in range(0, len(wanted), count):
+        block = wanted[begin : begin + count]
+        tokens = np.empty((len(block), length), np.int32)
+        found[begin : begin + count] = hashes(block, reader.read(block, tokens))
+        advance(min(1.0, (begin + count) / len(wanted)))
+    return found[places.reshape(items.shape)]
+
+
+@dataclass
+class _Place:
+    difference: Changed
+    steps: list[int] = field(default_factory=list)
+
+
+def _by_place(found: Sequence[Changed], names: Sequence[str]) -> list[str]:
+    """A line for each sequence that has changed, whatever the number of epochs that used it."""
+    places: dict[object, _Place] = {}
+    for one in found:
+        key = one.place or one.shards
+        places.setdefault(key, _Place(one)).steps.append(one.step)
+    lines = []
+    for place in places.values():
+        more = place.steps[1:]
+        lines.append(place.difference.words(names) + (f" (so {steps(more)})" if more else ""))
+    return lines
+
+
+def _never_seen(reader: BatchReader, ledger: Ledger, names: Sequence[str]) -> list[str]:
+    """How much of the touched shards no step has used, so that nothing tells whether it has changed."""
+    dataset = reader.dataset
+    used = np.unique(reader.samples_of(ledger.first - 1, ledger.last)) if ledger.last >= ledger.first else np.empty(0)
+    of_shard = np.bincount(dataset.locate(used.astype(np.int64))[0], minlength=len(dataset.shards))
+    lines = []
+    for number, shard in enumerate(dataset.shards):
+        texts, seen = dataset.layout.texts[number], int(of_shard[number])
+        if shard.path.name in names and seen < texts:
+            lines.append(
+                f"{shard.path.name}: {texts - seen:,} of its {texts:,} sequences were not trained on (validation is "
+                "not recorded), and nothing tells whether they have changed"
+            )
+    return lines

@@ -1,0 +1,220 @@
+"""What `tmrc verify` looks at, read without trusting any of it: files may be damaged, or be written to meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tmrc.config.errors import DataError, UserError
+from tmrc.config.load import load_config
+from tmrc.config.rundir import RunDir
+from tmrc.config.schema import Config
+from tmrc.data.plan import DataPlan, plan_data
+from tmrc.train.ledger import Ledger, read_ledger
+from tmrc.train.stamps import Stamp, read_stamps, take_stamps
+
+Row = dict[str, Any]
+MOST_STEPS = 10**12  # no step that is meant is larger
+_NAMED = 6  # steps that a line names
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one check has found. `faults` and `notes` are lines for people; `summary` says what was looked at."""
+
+    name: str
+    summary: str
+    faults: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    done: bool = True  # False where there was nothing to check, or it was not asked for
+
+    @property
+    def verdict(self) -> str:
+        """`fault`, `note`, `ok`, or `-` for what was not checked."""
+        return "fault" if self.faults else "note" if self.notes else "ok" if self.done else "-"
+
+    def found(self, *faults: str) -> Check:
+        """The same with further faults."""
+        return replace(self, faults=(*self.faults, *faults))
+
+
+@dataclass(frozen=True)
+class Span:
+    """The steps after `begin` as one attempt did them, up to where a later attempt began."""
+
+    begin: int
+    total: int | None  # steps in all, as the attempt saw it
+    config: Config | None
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint. `flaw`: what is wrong with its bytes. `state`: its trainer.json, empty when unreadable."""
+
+    path: Path
+    flaw: str
+    state: Row
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A run, as it was when it was looked at."""
+
+    run: RunDir
+    config: Config | None
+    config_problem: str
+    plan: DataPlan | None
+    plan_problem: str
+    events: tuple[Row, ...]
+    saved: dict[int, Saved]  # newest first
+    lines: tuple[Row | None, ...]  # of metrics.jsonl; None for what is no row
+    ledger: Ledger | None
+    ledger_problem: str
+    stamps: dict[str, Stamp] | None  # of the shards when the run began
+    stamps_problem: str
+    spans: tuple[Span, ...]
+
+    @property
+    def finished(self) -> int | None:
+        """The step at which the run has finished, unless it goes on."""
+        told = [row for row in self.events if row.get("event") in ("started", "resumed", "finished")]
+        return whole(told[-1].get("step")) if told and told[-1]["event"] == "finished" else None
+
+    @property
+    def same_shards(self) -> bool:
+        """Whether the shards have the sizes that they had. Without that nothing can be said of order and tokens."""
+        if self.plan is None:
+            return False
+        known = {str(one.state["data_fingerprint"]) for one in self.saved.values() if "data_fingerprint" in one.state}
+        if known:
+            return self.plan.fingerprint in known
+        return not self.resized()
+
+    def resized(self) -> list[str]:
+        """One line for each shard that is missing, new, or of another size than when the run began."""
+        if self.plan is None or self.stamps is None:
+            return []
+        now = take_stamps(self.plan.shards)
+        lost = [f"{name} is missing" for name in self.stamps if name not in now]
+        new = [f"{name} is new" for name in now if name not in self.stamps]
+        sizes = [(name, stamp.bytes, self.stamps[name].bytes) for name, stamp in now.items() if name in self.stamps]
+        return (
+            lost + new + [f"{name} has {size:,} bytes instead of {was:,}" for name, size, was in sizes if size != was]
+        )
+
+    def span_of(self, step: int) -> Span:
+        """The attempt that did `step` (from 1)."""
+        return next(span for span in reversed(self.spans) if span.begin < max(step, 1))
+
+
+def read_events(run: RunDir) -> tuple[Row, ...]:
+    """The events so far. To be read before the checkpoints: those that they name must be there."""
+    return tuple(row for row in _rows(run.events) if row is not None and isinstance(row.get("event"), str))
+
+
+def gather(run: RunDir, events: tuple[Row, ...], saved: dict[int, Saved]) -> Facts:
+    """Read everything else. The ledger comes last: what is in other files must be in it."""
+    config, config_problem = _config(run.config)
+    plan, plan_problem = _plan(config)
+    stamps, stamps_problem = _stamps(run)
+    lines = tuple(_rows(run.metrics))
+    ledger, ledger_problem = _ledger(run)
+    spans = tuple(_spans(run, events, config))
+    return Facts(
+        run, config, config_problem, plan, plan_problem, events, saved, lines, ledger, ledger_problem, stamps,
+        stamps_problem, spans,
+    )  # fmt: skip
+
+
+def whole(value: object) -> int | None:
+    """A whole number that can be a step; None for anything else."""
+    return value if type(value) is int and 0 <= value <= MOST_STEPS else None
+
+
+def steps(numbers: Sequence[int]) -> str:
+    """`step 4`, `steps 4 and 6`, `steps 4 to 9`, `steps 4, 6, 9 and 3 more`."""
+    if len(numbers) == 1:
+        return f"step {numbers[0]:,}"
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"steps {numbers[0]:,} to {numbers[-1]:,}"
+    named = [f"{number:,}" for number in numbers[:_NAMED]]
+    last = f"{len(numbers) - _NAMED:,} more" if len(numbers) > _NAMED else named.pop()
+    return f"steps {', '.join(named)} and {last}"
+
+
+def some(lines: Sequence[str], most: int = 20) -> tuple[str, ...]:
+    """The first lines, and how many more there are."""
+    return (*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else []))
+
+
+def _spans(run: RunDir, events: Sequence[Row], config: Config | None) -> Iterator[Span]:
+    """The attempts in order; at least one."""
+    kept = _kept_configs(run)
+    begun = [row for row in events if row["event"] in ("started", "resumed") and whole(row.get("step")) is not None]
+    if not begun or begun[0]["step"] > 0:
+        yield Span(0, None, config)
+    for row in begun:
+        number = whole(row.get("attempt")) or 0
+        later = [kept[other] for other in sorted(kept) if other >= number]
+        yield Span(row["step"], whole(row.get("total_steps")), _config(later[0])[0] if later else config)
+
+
+def _kept_configs(run: RunDir) -> dict[int, Path]:
+    """Attempt -> the configuration that it used, where a later attempt has used another one."""
+    try:
+        files = list((run.path / "attempts").glob("*/config.yaml"))
+    except OSError:
+        return {}
+    return {int(file.parent.name): file for file in files if file.parent.name.isdecimal()}
+
+
+def _config(path: Path) -> tuple[Config | None, str]:
+    try:
+        return load_config(path), ""
+    except UserError as error:
+        return None, str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return None, f"{path}: cannot be read: {error}"
+
+
+def _plan(config: Config | None) -> tuple[DataPlan | None, str]:
+    if config is None:
+        return None, "without the configuration nobody can tell which"
+    try:
+        return plan_data(config), ""
+    except (UserError, OSError, ValueError) as error:
+        return None, str(error)
+
+
+def _stamps(run: RunDir) -> tuple[dict[str, Stamp] | None, str]:
+    try:
+        return read_stamps(run), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _ledger(run: RunDir) -> tuple[Ledger | None, str]:
+    try:
+        return read_ledger(run.ledger), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _rows(path: Path) -> list[Row | None]:
+    """The whole lines of a .jsonl file; a last one that is being written, or was cut off by a kill, is left out."""
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        content = b""
+    return [_row(line) for line in content.split(b"\n")[:-1]]
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,175 @@
+"""Verifying metrics.jsonl: every step that was to be logged stands there once, in order, with the right numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tmrc.train.schedule import learning_rate
+from tmrc.train.verify_facts import MOST_STEPS, Check, Facts, Row, Span, some, steps, whole
+
+_MOST_MISSING = 1000
+TRAINING, VALIDATION = 0, 1
+Key = tuple[int, int]  # step, and which kind of row: in this order they stand in the file
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int  # in the file, from 1
+    key: Key
+    row: Row
+
+
+def check_metrics(facts: Facts) -> Check:
+    """Gaps, repeats, order, ends, and what is a function of the step."""
+    if not facts.lines:
+        lost = [f"is empty, though {one.path.name} was written" for step, one in facts.saved.items() if step][:1]
+        return Check("metrics", "no row yet", tuple(lost), done=False)
+    faults = [f"line {n:,} is no row" for n, row in enumerate(facts.lines, 1) if row is None or _key(row) is None]
+    lines = [
+        _Line(n, key, row) for n, row in enumerate(facts.lines, 1) if row is not None and (key := _key(row)) is not None
+    ]
+    faults += _out_of_place(lines)
+    keys = {line.key for line in lines}
+    there, least = max(keys, default=(0, TRAINING)), _must_reach(facts)
+    horizon = max(there[0], least[0])
+    expected, missing = _compare(facts, keys, horizon, max(there, least))
+    faults += _gaps(missing)
+    faults += [_unexpected(facts, line) for line in lines if line.key not in expected and _judged(facts, line.key)]
+    faults += [fault for line in lines for fault in _wrong_numbers(facts, line)]
+    last = max((step for step, kind in keys if kind == TRAINING), default=0)
+    summary = f"{len(lines):,} row{'s' * (len(lines) != 1)}, up to step {last:,}: no gap, no repeat"
+    return Check("metrics", summary, some(faults))
+
+
+def _key(row: Row) -> Key | None:
+    step = whole(row.get("step"))
+    if step is None or ("loss" in row) == ("val_loss" in row):
+        return None
+    return step, TRAINING if "loss" in row else VALIDATION
+
+
+def _out_of_place(lines: Sequence[_Line]) -> Iterator[str]:
+    """Rows that stand there twice, or after a later step's."""
+    seen: dict[Key, int] = {}
+    highest: Key = (-1, TRAINING)
+    for line in lines:
+        if line.key in seen:
+            yield f"{_what(line.key)} stands there twice (lines {seen[line.key]:,} and {line.number:,})"
+        elif line.key < highest:
+            yield f"{_what(line.key)} (line {line.number:,}) stands after {_what(highest)}"
+        seen.setdefault(line.key, line.number)
+        highest = max(highest, line.key)
+
+
+def _must_reach(facts: Facts) -> Key:
+    """The last row that must be there: that of the newest checkpoint or of the end. What comes after may be lost."""
+    if facts.finished is not None:
+        return facts.finished, VALIDATION
+    good = [(step, one.state) for step, one in facts.saved.items() if not one.flaw]
+    if not good:
+        return 0, TRAINING
+    step, state = max(good, key=lambda one: one[0])
+    return step, TRAINING if state.get("validation_due") else VALIDATION
+
+
+def _compare(facts: Facts, keys: set[Key], horizon: int, last: Key) -> tuple[set[Key], list[Key]]:
+    """The rows that may be there up to `horizon`, and those up to `last` that are missing."""
+    expected: set[Key] = set()
+    missing: list[Key] = []
+    for key in _expected(facts, horizon):
+        expected.add(key)
+        if key not in keys and key <= last:
+            missing.append(key)
+        if len(missing) >= _MOST_MISSING:
+            break
+    return expected, missing
+
+
+def _expected(facts: Facts, horizon: int) -> Iterator[Key]:
+    """The rows of a run that has got to `horizon`, in order."""
+    if (first := facts.span_of(1)).config and _validates(facts, first):
+        yield 0, VALIDATION
+    for span, begin, end in _stretches(facts.spans, horizon):
+        yield from _of_span(facts, span, begin, end)
+
+
+def _stretches(spans: Sequence[Span], horizon: int) -> list[tuple[Span, int, int]]:
+    """(attempt, first and last step that it did and no later attempt did again)."""
+    found: list[tuple[Span, int, int]] = []
+    for span in spans:
+        found = [(one, begin, min(end, span.begin)) for one, begin, end in found if begin <= span.begin]
+        end = min(horizon, span.total if span.total is not None else MOST_STEPS)
+        found.append((span, span.begin + 1, end))
+    return found
+
+
+def _of_span(facts: Facts, span: Span, begin: int, end: int) -> Iterator[Key]:
+    if span.config is None:
+        return
+    training = span.config.training
+    log, validate = training.log_interval, training.val_interval if _validates(facts, span) else 0
+    step = begin
+    while step <= end:
+        if step == 1 or step % log == 0 or step == span.total:
+            yield step, TRAINING
+        if validate and (step % validate == 0 or step == span.total):
+            yield step, VALIDATION
+        following = [step - step % log + log, *([step - step % validate + validate] if validate else [])]
+        if span.total is not None and step < span.total:
+            following.append(span.total)
+        step = min(following)
+
+
+def _validates(facts: Facts, span: Span) -> bool:
+    there = facts.plan is not None and facts.plan.validation_sequences > 0
+    return there and span.config is not None and span.config.training.val_interval > 0
+
+
+def _judged(facts: Facts, key: Key) -> bool:
+    """Without the data nobody can tell whether there are validations."""
+    return facts.config is not None and (key[1] == TRAINING or facts.plan is not None)
+
+
+def _gaps(missing: Sequence[Key]) -> Iterator[str]:
+    more = " or more" if len(missing) >= _MOST_MISSING else ""
+    for kind, what in ((TRAINING, ""), (VALIDATION, "the validation of ")):
+        if numbers := [step for step, one in missing if one == kind]:
+            yield f"{what}{steps(numbers)} {'is' if len(numbers) == 1 else 'are'} missing{more}"
+
+
+def _unexpected(facts: Facts, line: _Line) -> str:
+    span = facts.span_of(line.key[0])
+    if span.total is not None and line.key[0] > span.total:
+        return f"{_what(line.key)} (line {line.number:,}) is beyond the last step, {span.total:,}"
+    interval = "val_interval" if line.key[1] == VALIDATION else "log_interval"
+    return f"{_what(line.key)} (line {line.number:,}) is none that {interval} asks for"
+
+
+def _wrong_numbers(facts: Facts, line: _Line) -> Iterator[str]:
+    """What is a function of the step, and no finite number where one must be."""
+    (step, kind), row = line.key, line.row
+    name = "val_loss" if kind == VALIDATION else "loss"
+    if not _is_number(row[name]):
+        yield f"{_what(line.key)}: {name} is no number"
+    span = facts.span_of(step)
+    if kind == VALIDATION or span.config is None:
+        return
+    config = span.config
+    tokens = step * config.training.batch_size * config.model.context_length
+    if row.get("tokens") != tokens:
+        yield f"step {step:,}: tokens is {row.get('tokens')!r:.20} instead of {tokens}"
+    if span.total is None:
+        return
+    rate = learning_rate(step - 1, span.total, config.optimizer.lr, config.training)
+    if not (_is_number(row.get("lr")) and math.isclose(row["lr"], rate, rel_tol=1e-12, abs_tol=1e-300)):
+        yield f"step {step:,}: lr is {row.get('lr')!r:.24} instead of {rate!r}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _what(key: Key) -> str:
+    return f"the validation of step {key[0]:,}" if key[1] == VALIDATION else f"step {key[0]:,}"
