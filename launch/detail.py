@@ -72,7 +72,7 @@ def page(one: RunStatus, run: RunDir, width: int | None, colour: bool) -> list[s
     pairs.append(("state", state + (f": {note}" if note else "")))
     if one.job_id:
         pairs.append(("job", one_line(one.job_id)))
-    pairs += [*_progress(one), *goodput_lines(account_of(one, run), run)]
+    pairs += [*_progress(one), *_halved(run), *goodput_lines(account_of(one, run), run)]
     lines = [line for label, text in pairs for line in _wrapped(label, text, width)]
     attempts = history(run)
     if attempts:
@@ -119,6 +119,18 @@ def _progress(one: RunStatus) -> list[tuple[str, str]]:
     speed = "-" if one.tokens_per_s is None else f"{amount(one.tokens_per_s)} tokens/s"
     losses = f"{number(one.loss)}, validation {number(one.val_loss)}"
     return [("step", step), ("loss", losses), ("speed", speed), ("checkpoint", saved)]
+
+
+def _halved(run: RunDir) -> list[tuple[str, str]]:
+    """The last time that `micro_batch_size: auto` had to go down for want of memory."""
+    last = next((row for row in reversed(read_events(run, ALL_EVENTS)) if row["event"] == "micro_batch_size"), None)
+    if last is None:
+        return []
+    before, after, rank, attempt = (integer(last, name) for name in ("from", "to", "rank", "attempt"))
+    if None in (before, after, rank, attempt):
+        return []
+    where = f"rank {rank} ({word(last, 'device') or '-'}) had no room for {before} in attempt {attempt}"
+    return [("micro-batch", one_line(f"{after} sequences: {where}"))]
 
 
 def _attempt(attempt: Attempt, first: Mapping[int, int], now: RunStatus | None) -> str:

@@ -63,11 +63,17 @@ def show_plan(plan: dict[str, Any], config: Config) -> str:
         "batch": f"{plan['sequences_per_step']:,} sequences a step, {plan['sequences_per_rank']:,} a process",
         "model": f"{_or(plan['parameters'], amount)} parameters, {_or(plan['flops'], amount)} FLOPs in all",
         "memory": f"{_or(plan['memory_bytes'], size)} a process, estimated for {plan['micro_batch_size']:,} sequences "
-        "at a time",
+        f"at a time{_margin(plan, config)}",
         "disk": f"{_or(plan['checkpoint_bytes'], size)} a checkpoint, {_or(plan['disk_bytes'], size)} in all; "
         f"{size(plan['free_bytes'])} free",
     }
     return "\n".join(f"{name:9}{text}" for name, text in rows.items())
+
+
+def _margin(plan: dict[str, Any], config: Config) -> str:
+    """What becomes of a size that the trainer has to find."""
+    found = config.training.micro_batch_size == "auto" and plan["gpus_per_node"] and config.training.device != "cpu"
+    return ", or fewer where a GPU has no room for them" if found else ""
 
 
 def _or(value: Any, written: Any) -> str:

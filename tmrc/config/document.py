@@ -38,7 +38,8 @@ NOTES = {
     "training": """\
 - `batch_size` is global: the number of processes never changes what is learnt. `micro_batch_size` divides each process's share
   of it, and gradients are accumulated over the rest. With dropout, set it, so that it does not follow the number of processes.
-- `auto` for `micro_batch_size` takes the largest that stays within a fixed number of tokens a forward pass.
+- `auto` for `micro_batch_size` takes the largest that stays within a fixed number of tokens a forward pass, and on GPUs tries before the
+  first step whether it fits, on all of them. `exact_reduction` needs a number. See [elastic.md](elastic.md).
 """,
 }
 

@@ -13,7 +13,6 @@ from tmrc.config.schema import Config
 FLOAT32, HALF = 4, 2  # bytes of a number
 AUTO_TOKENS_CPU = 8_192  # of one forward pass; more only costs memory
 AUTO_TOKENS_GPU = 32_768
-AUTO_MEMORY_SHARE = 0.7  # of the smallest GPU; the estimate is rough
 SAVE_BYTES_PER_SECOND = 200e6  # of a busy shared file system; local disks are faster
 SAVE_MARGIN = 30.0  # seconds for the step under way and for what a checkpoint takes whatever its size
 AUTO_WARNING = 120  # seconds
@@ -48,7 +47,7 @@ def flops_per_token(config: Config) -> float | None:
 def checkpoint_bytes(config: Config) -> int | None:
     """Bytes of one checkpoint: float32 weights and the optimizer's two moments. The JSON beside them is small."""
     N = parameters(config)
-    return None if N is None else N * (FLOAT32 + _moments(config))
+    return None if N is None else N * (FLOAT32 + moment_bytes(config))
 
 
 def save_seconds(config: Config) -> float | None:
@@ -75,28 +74,34 @@ def training_memory_bytes(config: Config, micro_batch: int) -> int | None:
         return None
     copy = HALF * N if config.model.autocast_precision != "float32" else 0
     activations = micro_batch * config.model.context_length * _activation_bytes_per_token(config)
-    return N * (2 * FLOAT32 + _moments(config)) + copy + activations
+    return N * (2 * FLOAT32 + moment_bytes(config)) + copy + _sums(config, micro_batch) * FLOAT32 * N + activations
 
 
 def auto_micro_batch_size(config: Config, share: int, *, on_gpu: bool, gpu_bytes: int | None = None) -> int:
     """What `training.micro_batch_size: auto` means for a process that has `share` sequences of each global batch.
 
     The largest divisor of the share with no more tokens a forward pass than keep the device busy, and, where the
-    GPU's memory is known, with an estimate that fits it.
+    GPU's memory is known, with an estimate that fits it. No margin: the trainer tries the size before it uses it.
     """
     most_tokens = AUTO_TOKENS_GPU if on_gpu else AUTO_TOKENS_CPU
 
     def is_modest(size: int) -> bool:
         memory = training_memory_bytes(config, size) if gpu_bytes else None
-        fits = memory is None or gpu_bytes is None or memory <= AUTO_MEMORY_SHARE * gpu_bytes
+        fits = memory is None or gpu_bytes is None or memory <= gpu_bytes
         return fits and size * config.model.context_length <= most_tokens
 
     return max((size for size in range(1, share + 1) if share % size == 0 and is_modest(size)), default=1)
 
 
-def _moments(config: Config) -> int:
+def moment_bytes(config: Config) -> int:
     """Bytes of the optimizer's two moments of one parameter."""
     return 2 * (FLOAT32 if config.optimizer.precision == "float32" else HALF)
+
+
+def _sums(config: Config, micro_batch: int) -> int:
+    """How many further copies of the gradient `exact_reduction` holds at most, on one process."""
+    training = config.training
+    return max(1, training.batch_size // max(1, micro_batch)).bit_length() if training.exact_reduction else 0
 
 
 def _activation_bytes_per_token(config: Config) -> int:

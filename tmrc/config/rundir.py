@@ -4,7 +4,10 @@ artifacts_path/<run_id>/
   config.yaml      the whole configuration, resolved, as it was at submission
   run.json         id, versions, git commit, dirty diff, submit command
   metrics.jsonl    one object a logged step; after a resume each step stands there once
+  ledger.bin       one record a step of the samples that it used (see tmrc.train.ledger)
+  data.json        name, size and times of each shard when the run began
   events.jsonl     submitted, started, signal, checkpoint, requeued, resumed, finished, failed, goodput
+  allowed.json     keys that were let change in the middle of the run, with the values that they were let have
   cancel.json      there from `tmrc cancel` until the run is resumed
   attempts/<n>/    what each rank of attempt n ended with, rank_<k>.json, and where its time went, spent.json
   checkpoints/     step_<8 digits>/, and .attempt_<n>/ of the attempt that may write (see tmrc.train.fence)
@@ -14,8 +17,10 @@ artifacts_path/<run_id>/
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +60,14 @@ class RunDir:
         return self.path / "events.jsonl"
 
     @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.bin"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -65,6 +78,11 @@ class RunDir:
     @property
     def code(self) -> Path:
         return self.path / "code"
+
+    @property
+    def allowed(self) -> Path:
+        """Keys of the configuration that somebody has let change between attempts, with their new values."""
+        return self.path / "allowed.json"
 
     @property
     def cancel(self) -> Path:
@@ -81,15 +99,27 @@ class RunDir:
 
 
 def append_event(run: RunDir, event: str, **fields: Any) -> None:
-    """Append one line to events.jsonl, durable when this returns."""
+    """Append one line to events.jsonl, durable when this returns. Raises OSError, also when that is no plain file."""
     row = {"event": event, "time": time.time(), **fields}
     line = json.dumps(row, ensure_ascii=False) + "\n"
-    fd = os.open(run.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    # A pipe in its place must not hold us, nor a link lead us elsewhere.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(run.events, flags, 0o644)
     try:
-        os.write(fd, line.encode())
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.ENXIO, "is not a file", str(run.events))
+        data = (b"" if _ends_a_line(fd) else b"\n") + line.encode()
+        while data:
+            data = data[os.write(fd, data) :]
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _ends_a_line(fd: int) -> bool:
+    """Whether a file ends with a whole line; not so when the disk was full in the middle of one."""
+    size = os.fstat(fd).st_size
+    return size == 0 or os.pread(fd, 1, size - 1) == b"\n"
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -100,7 +130,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n")[:-1]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             rows.append(row)

@@ -103,7 +103,9 @@ class TrainingConfig:
     )
     train_steps: int = key(100_000, "optimizer steps", at_least=1)
     batch_size: int = key(256, "sequences per optimizer step over all GPUs and accumulation steps", at_least=1)
-    micro_batch_size: int | Literal["auto"] = key("auto", "sequences per forward pass on one GPU", at_least=1)
+    micro_batch_size: int | Literal["auto"] = key(
+        "auto", "sequences per forward pass on one GPU; auto finds what fits into its memory", at_least=1
+    )
     log_interval: int = key(20, "steps between rows of metrics", at_least=1)
     val_interval: int = key(1000, "steps between validations; 0 validates never", at_least=0)
     val_batches: int = key(16, "batches of batch_size read by one validation pass", at_least=1)
@@ -131,6 +133,11 @@ class TrainingConfig:
     )
     device: Literal["auto", "cuda", "cpu"] = key("auto", "where to train; auto takes GPUs when there are any")
     compile: bool | Literal["auto"] = key("auto", "torch.compile the whole step; auto compiles on GPUs")
+    exact_reduction: bool = key(
+        False,
+        "sum gradients in an order that the number of processes does not change, so that on CPUs a run has the same "
+        "bits with every number of them; each process then computes with one CPU thread",
+    )
     deterministic: bool = key(False, "refuse kernels whose result can differ from run to run (slower on GPUs)")
 
 

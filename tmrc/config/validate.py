@@ -61,6 +61,12 @@ def _batches(config: Config) -> Iterator[tuple[str, str]]:
     batch, micro = config.training.batch_size, config.training.micro_batch_size
     if micro != "auto" and batch % micro:
         yield "training.micro_batch_size", f"got {micro}, valid: auto or a divisor of training.batch_size {batch}"
+    if micro == "auto" and config.training.exact_reduction:
+        yield (
+            "training.micro_batch_size",
+            "got 'auto' with training.exact_reduction: true, valid: a number that divides each process's share of "
+            f"training.batch_size {batch} (auto depends on the number of processes)",
+        )
 
 
 def _names(config: Config) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,10 @@ def join_world(training: TrainingConfig, pulse: Pulse) -> Iterator[World]:
     """Join the processes that torchrun started (its environment variables), or be alone; leave at the end.
 
     GPUs talk through NCCL and CPUs through gloo; control messages always take gloo, so that they never wait for a GPU.
+    With `exact_reduction` this process computes with one thread: sums depend on their number.
     """
+    if training.exact_reduction:
+        torch.set_num_threads(1)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(training.device, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import stat
 import sys
 import traceback
 import warnings
@@ -15,12 +17,13 @@ from typing import Any
 import torch
 
 from tmrc.config.load import load_config
-from tmrc.config.rundir import EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
+from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event
 from tmrc.config.schema import Config
 from tmrc.config.traces import SPENT
 from tmrc.train import outcome as outcomes
 from tmrc.train.distributed import from_leader, join_world
-from tmrc.train.failures import is_plain
+from tmrc.train.failures import RunFailure, disk_error, is_plain
+from tmrc.train.fit import explained
 from tmrc.train.loop import Loop
 from tmrc.train.outcome import Outcome
 from tmrc.train.pulse import pulse_of
@@ -50,19 +53,25 @@ class Session:
 
 def main(arguments: Sequence[str]) -> int:
     """Run and return the exit code: 0 finished, 2 config or data error, 75 stopped and wants the queue, 1 failure."""
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+    if len(arguments) != 1 or not _is_directory(Path(arguments[0])):
         print("usage: python -m tmrc.train RUN_DIR", file=sys.stderr)
         return EXIT_USER_ERROR
+    os.umask(os.umask(0o077) | stat.S_IWOTH)  # what not everybody may write to, nobody can lead astray
     run = RunDir(Path(arguments[0]))
     request = StopRequest()
     request.install()
     rank = int(os.environ.get("RANK", "0"))
-    session = Session(run, outcomes.attempt_number(run, rank), rank, request)
-    _speak_once(session.rank)
+    _speak_once(rank)
+    try:
+        number = outcomes.attempt_number(run, rank)
+    except OSError as unread:
+        _say(f"error: rank {rank}: {disk_error('the attempts of the run cannot be read', unread)}")
+        return EXIT_CRASHED
+    session = Session(run, number, rank, request)
     try:
         outcome = _train(session)
     except Exception as caught:
-        error = _lost_to_another(session) or caught
+        error = _lost_to_another(session) or _short_of_memory(session, caught) or caught
         outcome = outcomes.failed(error, session.step)
         _explain(error, outcome, session)
     if session.spent:
@@ -72,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         _record(session, outcome)
     except OSError as error:  # a full disk: the exit code still says how it ended
-        print(f"error: rank {session.rank}: the outcome cannot be recorded: {error}", file=sys.stderr, flush=True)
+        _say(f"error: rank {session.rank}: the outcome cannot be recorded: {error}")
     if session.spent:
         session.spent.close()
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
@@ -80,10 +89,21 @@ def main(arguments: Sequence[str]) -> int:
     return EXIT_FINISHED if under_torchrun and outcome.exit_code == EXIT_WANTS_REQUEUE else outcome.exit_code
 
 
+def _is_directory(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # of a directory above it that may not be searched
+        return path.is_dir()
+    return False
+
+
 def _lost_to_another(session: Session) -> Exception | None:
     """What is behind any error of an attempt that has been shut out."""
     fence = session.start.fence if session.start else None
     return fence.lost() if fence else None
+
+
+def _short_of_memory(session: Session, error: Exception) -> Exception | None:
+    """What is behind an out-of-memory with a micro-batch size that somebody has chosen."""
+    return explained(error, session.start.config, session.start.world) if session.start else None
 
 
 def _record(session: Session, outcome: Outcome) -> None:
@@ -108,9 +128,15 @@ def _speak_once(rank: int) -> None:
 
 def _explain(error: Exception, outcome: Outcome, session: Session) -> None:
     """One line for what a person can mend, a traceback for what is our bug."""
-    if not is_plain(outcome.kind):
-        traceback.print_exc()
-    print(f"error: rank {session.rank}: {outcome.message}", file=sys.stderr, flush=True)
+    if not (isinstance(error, RunFailure) or is_plain(outcome.kind)):
+        _say(traceback.format_exc().rstrip())
+    _say(f"error: rank {session.rank}: {outcome.message}")
+
+
+def _say(line: str) -> None:
+    """A line on stderr, which can be on a full disk as well."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _train(session: Session) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,11 +20,13 @@ from tmrc.data.plan import DataPlan
 from tmrc.model.attention import attention_backend, build_mask
 from tmrc.model.build import build_model
 from tmrc.train.batch import Batch
-from tmrc.train.distributed import World
+from tmrc.train.distributed import World, broadcast_tensors
 from tmrc.train.evaluate import Validation
 from tmrc.train.feed import Share, share_of
 from tmrc.train.optim import build_optimizer
 from tmrc.train.oracle import Oracle, OracleProbe
+from tmrc.train.reduce import ExactReduction
+from tmrc.train.samples import training_reader
 from tmrc.train.step import LossModule, Stepper
 
 
@@ -52,6 +54,11 @@ class Parts:
         """Tokens that one optimizer step reads over all ranks."""
         return self.config.training.batch_size * self.config.model.context_length
 
+    @property
+    def averaged_over(self) -> int:
+        """Over how many ranks the reduction takes the mean of what each of them has summed; the exact one sums."""
+        return 1 if self.config.training.exact_reduction else self.world.size
+
 
 def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: int | None = None) -> Parts:
     """Build a run; `micro_batch_size` is that of the checkpoint it continues, if there is one. Raises ConfigError."""
@@ -68,14 +75,8 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
     mask = functools.partial(build_mask, config.model, attention_backend(config.model, device.type))
     optimizer = build_optimizer(model.named_parameters(), config.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    wrapped = _distribute(module, world)
-    reader = BatchReader(
-        _dataset(config, plan, "train"),
-        config.training.batch_size,
-        config.training.seed,
-        config.training.shuffle,
-        vocab_limit=config.tokenizer.vocab_size,
-    )
+    wrapped = _distribute(config, module, world)
+    reader = training_reader(config, plan, config.tokenizer.vocab_size)
     return Parts(
         config=config,
         world=world,
@@ -84,7 +85,9 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
         model=model,
         module=module,
         compiled=compiled,
-        stepper=Stepper(config, wrapped, optimizer, scaler, mask, device, world.pulse),
+        stepper=Stepper(
+            config, wrapped, optimizer, scaler, mask, device, world.pulse, _reduction(config, module, world, micro)
+        ),
         optimizer=optimizer,
         scaler=scaler,
         reader=reader,
@@ -122,10 +125,31 @@ def warm_up_batch(parts: Parts) -> Batch:
     return Batch(zeros, zeros, zeros)
 
 
-def _distribute(module: LossModule, world: World) -> nn.Module:
+def with_micro_batch_size(parts: Parts, micro: int) -> Parts:
+    """The same run with `micro` sequences a forward pass, which must divide this rank's share of the global batch."""
+    config, world = parts.config, parts.world
+    return replace(
+        parts,
+        share=share_of(world.rank, world.size, config.training.batch_size, micro),
+        validation=_validation(config, parts.plan, world, micro),
+    )
+
+
+def _reduction(config: Config, module: LossModule, world: World, micro: int) -> ExactReduction | None:
+    if not config.training.exact_reduction:
+        return None
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    shares = [share_of(rank, world.size, config.training.batch_size, micro).indices() for rank in range(world.size)]
+    return ExactReduction(parameters, shares, world)
+
+
+def _distribute(config: Config, module: LossModule, world: World) -> nn.Module:
     if world.size == 1:
         return module
     world.pulse("comparing the models")
+    if config.training.exact_reduction:
+        broadcast_tensors(list(module.state_dict().values()), world)
+        return module
     device_ids = [world.device.index] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
 

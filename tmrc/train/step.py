@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tmrc.config.schema import Config
 from tmrc.train.batch import IGNORED, Batch
 from tmrc.train.pulse import Pulse
+from tmrc.train.reduce import ExactReduction
 
 NEVER = 2**62  # code of "no step was non-finite"
 
@@ -53,13 +54,14 @@ def seed_of(seed: int, step: int, micro_batch: int) -> int:
 class StepResult:
     """What a step leaves on the device; reading it waits for the device."""
 
-    loss: Tensor  # this rank's part of the global batch's mean loss, in nats a token
+    losses: Tensor  # loss sums of this rank's micro-batches, in nats
+    targets: int  # of the global batch
     grad_norm: Tensor  # global, before clipping
     learning_rate: float
 
 
 class Stepper:
-    """Runs optimizer steps. `module` is the LossModule or DDP around it."""
+    """Runs optimizer steps. `module` is the LossModule or DDP around it; a `reduction` takes DDP's place."""
 
     def __init__(
         self,
@@ -70,8 +72,10 @@ class Stepper:
         build_mask: Callable[[Tensor], Any],
         device: torch.device,
         pulse: Pulse,
+        reduction: ExactReduction | None = None,
     ) -> None:
         self._config = config
+        self._reduction = reduction
         self._pulse = pulse
         self._module = module
         self._optimizer = optimizer
@@ -87,7 +91,12 @@ class Stepper:
             torch.manual_seed(seed_of(self._config.training.seed, step, index))
         with contextlib.nullcontext() if last else self._without_reduction():
             loss: Tensor = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
-            self._backward(self._scaler.scale(loss * scale), last)
+            self._backward(self._scaler.scale(loss * scale), last and self._reduction is None)
+        if self._reduction is not None:
+            self._reduction.add(index)
+        if self._reduction is not None and last:
+            self._pulse("reducing the gradients")
+            self._reduction.finish()
         loss = loss.detach()
         self._note_if_bad(loss, step * self._micro_batches + index)
         return loss
@@ -106,22 +115,32 @@ class Stepper:
             group["lr"] = learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._forget_gradients()
         return norm
 
-    def warm_up(self, batch: Batch, reduces: bool) -> None:
-        """A throw-away forward and backward, which compiles what is to be compiled.
+    def warm_up(self, batch: Batch, reduces: bool, passes: int = 1) -> None:
+        """Throw-away forward and backward passes, which compile what is to be compiled.
 
         DDP orders its reduction by what it saw in the first backward; after this, the first step of a resumed run
         sums in the same order as the same step of a run that was never interrupted. Without `reduces` this rank needs
-        no other one.
+        no other one. From the second pass on, gradients are there as they are while a step accumulates them.
         """
         generator = torch.get_rng_state()
-        with contextlib.nullcontext() if reduces else self._without_reduction():
-            loss = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
-            self._backward(loss, reduces)
-        self._optimizer.zero_grad(set_to_none=True)
-        torch.set_rng_state(generator)
+        if not reduces and isinstance(self._module, DistributedDataParallel):
+            self._module.require_forward_param_sync = False  # its first forward would exchange the buffers
+        try:
+            with contextlib.nullcontext() if reduces else self._without_reduction():
+                for _ in range(passes):
+                    loss = self._module(batch.tokens_BT, batch.targets_BT, self._build_mask(batch.document_ids_BT))
+                    self._backward(loss, reduces)
+        finally:
+            self._forget_gradients()
+            torch.set_rng_state(generator)
+
+    @property
+    def learns_its_order(self) -> bool:
+        """Whether the order of the reduction depends on what a first backward pass sees."""
+        return isinstance(self._module, DistributedDataParallel)
 
     @property
     def first_bad(self) -> Tensor:
@@ -147,6 +166,12 @@ class Stepper:
         """Remember the first non-finite value without waiting for the device."""
         bad = ~torch.isfinite(value) & (self._first_bad == NEVER)
         self._first_bad = torch.where(bad, code, self._first_bad)
+
+    def _forget_gradients(self) -> None:
+        if self._reduction is not None:
+            self._reduction.clear()
+        else:
+            self._optimizer.zero_grad(set_to_none=True)
 
     def _without_reduction(self) -> contextlib.AbstractContextManager[None]:
         if isinstance(self._module, DistributedDataParallel):
