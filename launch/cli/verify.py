@@ -10,8 +10,8 @@ import click
 from launch.complete import runs_and_sweeps
 
 if TYPE_CHECKING:
-    from tmrc.train.verify import Verified
-    from tmrc.train.verify_facts import Check
+    from tmrc.verify.facts import Check
+    from tmrc.verify.run import Verified
 
 _COLOURS = {"ok": "green", "note": "yellow", "fault": "red", "-": "bright_black"}
 
@@ -29,7 +29,7 @@ def verify(targets: tuple[str, ...], no_data: bool, as_json: bool) -> int:
     from launch.find import find_runs
     from launch.screen import coloured, never_fails_to_print
     from tmrc.config.errors import UserError
-    from tmrc.train.verify import verify_run
+    from tmrc.verify.run import verify_run
 
     never_fails_to_print()
     runs = find_runs(targets)

@@ -34,7 +34,7 @@ from tmrc.data.plan import plan_data
 from tmrc.train import feed, loop
 from tmrc.train.ledger import Sums, link, order_sums, origin, pack_header, pack_record, read_ledger
 from tmrc.train.samples import training_reader
-from tmrc.train.verify import verify_run
+from tmrc.verify.run import verify_run
 
 Train = Callable[..., Trial]
 STEPS, BATCH = 24, 8
@@ -121,7 +121,7 @@ def test_the_command(run: RunDir, finished: Path) -> None:
 
 
 def test_no_torch_is_loaded() -> None:
-    code = "import sys, tmrc.train.verify; sys.exit('torch' in sys.modules)"
+    code = "import sys, tmrc.verify.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

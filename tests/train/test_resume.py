@@ -14,7 +14,7 @@ import pytest
 from tests.train.conftest import NewTrial, Trial, finish, spawn
 from tmrc.config.load import load_config, write_config
 from tmrc.train import durable
-from tmrc.train.verify import verify_run
+from tmrc.verify.run import verify_run
 
 LONG = ["training.train_steps=400", "training.log_interval=7", "training.val_interval=50", "model.dropout_p=0.2"]
 Train = Callable[..., Trial]

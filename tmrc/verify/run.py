@@ -13,11 +13,11 @@ from tmrc.config.rundir import RunDir
 from tmrc.data.batches import BatchReader
 from tmrc.train.samples import training_reader
 from tmrc.train.saved import checkpoint_steps
-from tmrc.train.verify_data import check_shards, check_tokens
-from tmrc.train.verify_facts import Check, Facts, gather, read_events
-from tmrc.train.verify_metrics import check_metrics
-from tmrc.train.verify_order import Order, check_ledger, check_order
-from tmrc.train.verify_saved import check_checkpoints, check_events, check_states, read_saved
+from tmrc.verify.data import check_shards, check_tokens
+from tmrc.verify.facts import Check, Facts, gather, read_events
+from tmrc.verify.metrics import check_metrics
+from tmrc.verify.order import Order, check_ledger, check_order
+from tmrc.verify.saved import check_checkpoints, check_events, check_states, read_saved
 
 _LOOKS = 3  # at a run of which a new attempt begins meanwhile
 

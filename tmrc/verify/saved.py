@@ -8,7 +8,7 @@ from pathlib import Path
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
 from tmrc.train.saved import FILES, checkpoint_name, checkpoint_steps
-from tmrc.train.verify_facts import Check, Facts, Row, Saved, steps, whole
+from tmrc.verify.facts import Check, Facts, Row, Saved, steps, whole
 
 
 def read_saved(run: RunDir, advance: Callable[[int], None]) -> dict[int, Saved]:

@@ -13,7 +13,7 @@ from tmrc.data.batches import BatchReader
 from tmrc.train.ledger import Ledger, Sums, batch_sums, hashes
 from tmrc.train.samples import Changed, changed
 from tmrc.train.stamps import listed, take_stamps, touched
-from tmrc.train.verify_facts import Check, Facts, some, steps
+from tmrc.verify.facts import Check, Facts, some, steps
 
 _WINDOW = 1 << 22  # sequences whose hashes are in memory together
 _AT_ONCE = 1 << 22  # bytes of tokens that are read together

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tmrc.data.batches import BatchReader
 from tmrc.train.ledger import Ledger, order_sums, origin
-from tmrc.train.verify_facts import Check, Facts, some, steps
+from tmrc.verify.facts import Check, Facts, some, steps
 
 _AT_ONCE = 1 << 20  # sequences whose order is computed together
 _NEIGHBOURS = 64  # steps beyond the last whose samples are looked for as well

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tmrc.train.schedule import learning_rate
-from tmrc.train.verify_facts import MOST_STEPS, Check, Facts, Row, Span, some, steps, whole
+from tmrc.verify.facts import MOST_STEPS, Check, Facts, Row, Span, some, steps, whole
 
 _MOST_MISSING = 1000
 TRAINING, VALIDATION = 0, 1
