@@ -28,7 +28,7 @@ LONG = ["training.train_steps=1000", "training.log_interval=7", "training.val_in
 PLACES = [
     "start:take_over:1",  # before anything
     "fence:begun_attempts:1",  # its own directory stands, and it looks for others
-    "checkpoint:find_checkpoint:1",  # it holds the run, and looks at what there is
+    "checkpoint:checkpoint_steps:1",  # it holds the run, and looks at what there is
     "start:rewind:1",  # it knows what the run is, and opens the metrics next
     "metrics:MetricsFile.__init__:1",  # the rows of metrics are read
     "start:set_aside:1",  # they are in their place
@@ -215,9 +215,9 @@ def test_nothing_can_be_changed_through_a_lost_fence(run: RunDir) -> None:
     new.write({"step": 1, "loss": 3.0})
     assert run.metrics.read_text() == '{"step": 1, "loss": 3.0}\n'
     for change in (old.discard, old.set_aside):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(SupersededError):
             change(step)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SupersededError):
         old.draft("step_00000002")
     with pytest.raises(FileNotFoundError):
         MetricsFile(old, [])

@@ -17,4 +17,10 @@ if __name__ == "__main__":
     faulthandler.enable()  # a watchdog ends what hangs with SIGABRT: the log then says where each thread was
     if "TORCHELASTIC_RUN_ID" in os.environ:
         stop_with_parent()
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # a log on a full disk: Python would end with 120, which says nothing of the run
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

@@ -5,11 +5,10 @@ Tensors are safetensors and the rest is JSON, so that nothing in a checkpoint ca
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
-import re
+import os
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,11 @@ from torch import Tensor, nn
 from tmrc.config.errors import CheckpointError
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
+from tmrc.train.failures import DiskError, warn
 from tmrc.train.fence import Fence
+from tmrc.train.late import Patience, expected_step
+from tmrc.train.saved import FILES, checkpoint_name, checkpoint_steps
 
-_STEP_NAME = re.compile(r"^step_(\d{8,15})$")
-FILES = ("model.safetensors", "optimizer.safetensors", "trainer.json")
 Tensors = dict[str, Tensor]
 
 
@@ -43,6 +43,8 @@ class TrainerState:
     data_fingerprint: str
     validation_due: bool = False  # the validation that belongs to this step has not been run
     scaler: dict[str, float] = dataclasses.field(default_factory=dict)  # of float16's loss scaler
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # key -> value of what decides what is computed
+    ledger: str = ""  # the ledger's chain value after this step, hexadecimal; empty before there were ledgers
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,33 @@ class Checkpoint:
     step: int
 
 
-def checkpoint_steps(run: RunDir) -> dict[int, Path]:
-    """Step -> directory of all checkpoints of the run, newest first, not verified."""
-    if not run.checkpoints.is_dir():
-        return {}
-    found = {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _STEP_NAME.match(path.name))}
-    return dict(sorted(found.items(), reverse=True))
-
-
 def find_checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
     """The newest good checkpoint, and one line for each newer one that is damaged."""
-    damaged: list[str] = []
+    found, flaws = _search(run)
+    return found, [f"{path}: {flaw.text}" for path, flaw in flaws]
+
+
+def _search(run: RunDir) -> tuple[Checkpoint | None, list[tuple[Path, durable.Flaw]]]:
+    flaws: list[tuple[Path, durable.Flaw]] = []
     for step, path in checkpoint_steps(run).items():
-        problem = durable.problem(path, FILES) or _wrong_step(path, step)
-        if problem is None:
-            return Checkpoint(path, step), damaged
-        damaged.append(f"{path}: {problem}")
-    return None, damaged
+        flaw = _examine(path, step)
+        if flaw and flaw.unread:  # a handle that has gone stale works when it is opened again
+            flaw = _examine(path, step)
+        if flaw is None:
+            return Checkpoint(path, step), flaws
+        flaws.append((path, flaw))
+    return None, flaws
 
 
-def _wrong_step(path: Path, step: int) -> str | None:
+def _examine(path: Path, step: int) -> durable.Flaw | None:
+    """What is wrong with the checkpoint of `step`."""
+    if flaw := durable.examine(path, FILES):
+        return flaw
     try:
         state = load_state(Checkpoint(path, step))
     except CheckpointError as error:
-        return str(error)
-    return None if state.step == step else f"its trainer state is of step {state.step}"
+        return durable.Flaw(str(error))
+    return None if state.step == step else durable.Flaw(f"its trainer state is of step {state.step}")
 
 
 def set_aside(fence: Fence, after: int) -> None:
@@ -88,32 +92,68 @@ def set_aside(fence: Fence, after: int) -> None:
 
 
 def newest_checkpoint(run: RunDir) -> Checkpoint | None:
-    """The newest good checkpoint or None when the run has none yet; damaged ones are named on stderr.
+    """The newest good checkpoint or None when the run has made none yet; what is damaged or gone is named on stderr.
 
-    Raises CheckpointError when there are checkpoints and every one is damaged.
+    Waits for what another node may have written and is not to be seen yet. Raises CheckpointError when every
+    checkpoint is damaged, or gone, and DiskError when they cannot be read.
     """
-    checkpoint, damaged = find_checkpoint(run)
-    for line in damaged:
-        print(f"warning: damaged checkpoint passed over: {line}", file=sys.stderr, flush=True)
-    if checkpoint is None and damaged:
-        raise CheckpointError(
-            f"{run.checkpoints}: every checkpoint is damaged ({damaged[0]}); move them away to start from step 0"
-        )
+    expected = expected_step(run)
+    patience = Patience(run.path)
+    while (missing := _missing(run, expected)) and patience.lasts(missing):
+        pass
+    checkpoint, flaws = _search(run)
+    for path, flaw in flaws:
+        warn(f"damaged checkpoint passed over: {path}: {flaw.text}")
+    if checkpoint is None:
+        _refuse_to_start_again(run, flaws, expected)
+    elif expected is not None and expected > max(checkpoint_steps(run)):
+        name = checkpoint_name(expected)
+        warn(f"{run.checkpoints}: {name}, that events.jsonl names, is gone; goes on from {checkpoint.step:,}")
     return checkpoint
+
+
+def _missing(run: RunDir, expected: int | None) -> str | None:
+    """What of the newest checkpoint is not to be seen."""
+    steps = checkpoint_steps(run)
+    newest = max(steps, default=-1)
+    if expected is not None and newest < expected:
+        return f"{run.checkpoints / checkpoint_name(expected)} is missing"
+    flaw = durable.examine(steps[newest], FILES, sizes_only=True) if steps else None
+    return f"{steps[newest]}: {flaw.text}" if flaw and flaw.may_pass else None
+
+
+def _refuse_to_start_again(run: RunDir, flaws: list[tuple[Path, durable.Flaw]], expected: int | None) -> None:
+    """Raise unless there has never been a checkpoint: what the run has done must not be thrown away by accident."""
+    for path, flaw in flaws:
+        if flaw.unread:
+            raise DiskError(f"{path}: {flaw.text}; no checkpoint can be read: resume the run when that is mended")
+    if not flaws and expected is None:
+        return
+    what = (
+        f"every checkpoint is damaged ({flaws[0][0].name}: {flaws[0][1].text})"
+        if flaws
+        else f"{checkpoint_name(expected or 0)}, which events.jsonl names, is gone, and there is no other checkpoint"
+    )
+    raise CheckpointError(
+        f"{run.checkpoints}: {what}; nothing was changed: put a whole one there, or begin again at step 0, in a new "
+        f"run (tmrc-submit ... {run.config}) or in this one (move {run.checkpoints} and {run.events} away)"
+    )
 
 
 def save_checkpoint(fence: Fence, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
     """Write a checkpoint; it is durable when this returns. Raises OSError; earlier checkpoints are not touched."""
-    final = fence.run.checkpoints / f"step_{state.step:08d}"
-    if final.exists():
+    final = fence.run.checkpoints / checkpoint_name(state.step)
+    if os.path.lexists(final):
         if durable.problem(final, FILES) is None:
             return final
         fence.set_aside(final)
     draft = fence.draft(final.name)
     try:
-        save_file(model_tensors(model), draft / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizer), draft / "optimizer.safetensors")
         durable.write_json(draft / "trainer.json", dataclasses.asdict(state))
+        for name, tensors in zip(FILES, (model_tensors(model), optimizer_tensors(model, optimizer)), strict=False):
+            save_file(tensors, draft / name)
+            with contextlib.suppress(OSError):  # safetensors lets nobody else read it, whatever the umask says
+                (draft / name).chmod((draft / "trainer.json").stat().st_mode)
         durable.seal(draft)
         durable.commit(draft, final)
     except BaseException:
@@ -132,13 +172,16 @@ def load_state(checkpoint: Checkpoint) -> TrainerState:
     """The trainer's state. Raises CheckpointError when a field is missing or of the wrong type."""
     file = checkpoint.path / "trainer.json"
     try:
-        values = json.loads(file.read_bytes())
-        state = TrainerState(**values)
+        state = TrainerState(**durable.read_json(file))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file}: not a trainer state: {error}") from None
     kinds = {field.name: field.type for field in dataclasses.fields(TrainerState)}
     if any(not isinstance(getattr(state, name), int) for name, kind in kinds.items() if kind in ("int", "bool")):
         raise CheckpointError(f"{file}: not a trainer state: a number is missing")
+    if not (isinstance(state.scaler, dict) and isinstance(state.config, dict)):
+        raise CheckpointError(f"{file}: not a trainer state: a mapping is missing")
+    if not isinstance(state.ledger, str):
+        raise CheckpointError(f"{file}: not a trainer state: the ledger's value is no text")
     return state
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -51,16 +54,45 @@ class GpuError(RunFailure):
     kind = "gpu_error"
 
 
+class NoMemoryError(RunFailure):
+    """The micro-batches do not fit into memory."""
+
+    kind = "out_of_memory"
+
+
 class SupersededError(RunFailure):
     """A later attempt has taken over the run."""
 
     kind = "superseded"
 
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.ESTALE, errno.ENODEV, errno.ENXIO}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_FAILING = "the disk, its server or this node's connection to it fails: resume the run when it is well again"
+_PERMISSION = "this user has no right to: mend the permissions and resume the run"
+_IN_THE_WAY = "something else stands there: move it away and resume the run"
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: make room and resume the run",
+    errno.EDQUOT: "the quota is used up: delete something or ask for more, and resume the run",
+    errno.EFBIG: "the limit for the size of a file is too small (ulimit -f)",
+    errno.EROFS: "the disk can only be read: have it mounted for writing again and resume the run",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.ELOOP: _IN_THE_WAY,
+    errno.EIO: _FAILING,
+    errno.ESTALE: _FAILING,
+    errno.ENODEV: _FAILING,
+    errno.ENXIO: _IN_THE_WAY,  # a pipe, mostly
+}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust, in which safetensors is written, names a system's error
 # PyTorch, CUDA, NCCL and gloo say what happened in the text of a RuntimeError. The first that fits counts.
 _WORDS: tuple[tuple[Kind, str], ...] = (
-    ("out_of_memory", r"out of memory|DefaultCPUAllocator|[Cc]an(no|')t allocate memory|STATUS_ALLOC_FAILED"),
+    (
+        "out_of_memory",
+        r"out of memory|DefaultCPUAllocator|[Cc]an(no|')t allocate memory|STATUS_ALLOC_FAILED|bad_alloc|"
+        r"could not create a primitive$",  # oneDNN's words for it on a CPU
+    ),
     ("port", r"EADDRINUSE|address already in use"),
     (
         "gpu_error",
@@ -81,6 +113,30 @@ def kind_of(error: BaseException) -> Kind:
     return next((kind for one in _chain(error) if (kind := _kind(one))), "code_error")
 
 
+def disk_error(what: str, error: BaseException) -> DiskError:
+    """One line: `what` has failed, why, and what to do about it."""
+    number = errno_of(error)
+    reason = getattr(error, "strerror", None) or (os.strerror(number) if number else str(error))
+    where = getattr(error, "filename", None)
+    at = f": {where}" if where and str(where) not in what else ""
+    advice = f"; {_ADVICE[number]}" if number in _ADVICE else ""
+    return DiskError(" ".join(f"{what} ({reason}{at}){advice}".split()))
+
+
+def errno_of(error: BaseException) -> int:
+    """The system's number of an error, also of one that safetensors has put into words; 0 when it has none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def warn(line: str) -> None:
+    """A warning on stderr. A log that cannot be written to is no reason to stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def is_plain(kind: Kind) -> bool:
     """Whether the message says everything; else the traceback helps."""
     return kind not in ("code_error", "gpu_error", "out_of_memory")
@@ -96,7 +152,7 @@ def _kind(error: BaseException) -> Kind | None:
     if isinstance(error, ConnectionError):
         return "peer_lost"
     if isinstance(error, OSError):
-        return "disk" if error.errno in _DISK else "out_of_memory" if error.errno == errno.ENOMEM else None
+        return "disk" if error.errno in _ADVICE else "out_of_memory" if error.errno == errno.ENOMEM else None
     if isinstance(error, RuntimeError):
         return next((kind for kind, words in _WORDS if re.search(words, str(error))), None)
     return None

@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
-from tmrc.train.failures import DiskError, RunFailure, SupersededError
+from tmrc.train.failures import DiskError, RunFailure, SupersededError, disk_error
 
-_ATTEMPT = re.compile(r"^\.attempt_(\d+)$")
+_ATTEMPT = re.compile(r"\.attempt_([0-9]{1,9})")
+_ENDED = re.compile(r"\.ended_[0-9]+_by_[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Fence:
     def lost(self) -> RunFailure | None:
         """Why this attempt may write no more; None while it may."""
         with contextlib.suppress(OSError):
-            self.folder.stat()
-            return None
+            if stat.S_ISDIR(self.folder.lstat().st_mode):  # a link would lead out of the run
+                return None
         latest = max(begun_attempts(self.run), default=0)
         if latest > self.attempt:
             return SupersededError(
@@ -55,8 +58,18 @@ class Fence:
         if error := self.lost():
             raise error
 
+    def require_room(self, size: int) -> None:
+        """Raise DiskError unless a checkpoint of `size` bytes can be written beside what is there."""
+        self.require()
+        try:
+            durable.reserve(self.folder / "room", size)
+        except OSError as error:
+            what = f"{self.run.checkpoints}: there is no room for a checkpoint of {size:,} bytes beside those it holds"
+            raise disk_error(what, error) from None
+
     def draft(self, name: str) -> Path:
         """An empty directory to write `name` in."""
+        self.require()
         path = self.folder / name
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
@@ -64,12 +77,14 @@ class Fence:
 
     def discard(self, path: Path) -> None:
         """Delete a directory of the run; at no moment does a part of it look whole."""
+        self.require()
         doomed = self.folder / f"deleted_{path.name}"
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
     def set_aside(self, path: Path) -> None:
         """Rename a damaged directory of the run, so that it neither counts nor is deleted."""
+        self.require()
         held = path.rename(self.folder / f"damaged_{path.name}")
         held.rename(_free_name(self.run, held.name))
 
@@ -78,12 +93,12 @@ def begun_attempts(run: RunDir) -> dict[int, Path]:
     """Number -> own directory of the attempts that have begun and have not been shut out."""
     if not run.checkpoints.is_dir():
         return {}
-    return {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _ATTEMPT.match(path.name))}
+    return {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _ATTEMPT.fullmatch(path.name))}
 
 
 def take_over(run: RunDir, attempt: int) -> Fence:
     """Shut out all earlier attempts. Raises SupersededError when a later one has begun, or another process as this."""
-    run.checkpoints.mkdir(exist_ok=True)
+    _make_room(run.checkpoints)
     fence = Fence(run, attempt)
     try:
         fence.folder.mkdir()
@@ -99,14 +114,27 @@ def take_over(run: RunDir, attempt: int) -> Fence:
         if number < attempt:
             with contextlib.suppress(FileNotFoundError):  # a still later attempt was faster
                 path.rename(run.checkpoints / f".ended_{number}_by_{attempt}")
-    for path in run.checkpoints.glob(".ended_*"):
-        _remove(run, path)
+    for path in list(run.checkpoints.iterdir()):
+        if _ENDED.fullmatch(path.name):
+            _remove(run, path)
     durable.sync(run.checkpoints)
     return fence
 
 
+def _make_room(checkpoints: Path) -> None:
+    """Make the directory of checkpoints. It may be a link to another disk, if that is there."""
+    try:
+        checkpoints.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        what = "leads to a directory that is not there" if checkpoints.is_symlink() else "is not a directory"
+        raise disk_error(f"{checkpoints} {what}", error) from None
+
+
 def _remove(run: RunDir, folder: Path) -> None:
     """Remove an ended attempt's directory with all in it but damaged checkpoints that were on their way out."""
+    if folder.is_symlink():  # what it leads to is not ours
+        folder.unlink(missing_ok=True)
+        return
     for path in folder.glob("damaged_*"):
         with contextlib.suppress(OSError):
             path.rename(_free_name(run, path.name))
@@ -114,5 +142,7 @@ def _remove(run: RunDir, folder: Path) -> None:
 
 
 def _free_name(run: RunDir, name: str) -> Path:
-    numbered = (run.checkpoints / f"{name}_{number}" for number in itertools.count(1))
-    return next(path for path in (run.checkpoints / name, *itertools.islice(numbered, 1000)) if not path.exists())
+    """The name in the directory of checkpoints, with a number when it is taken."""
+    numbered = (f"{name}_{number}" for number in itertools.count(1))
+    paths = (run.checkpoints / one for one in itertools.chain([name], numbered))
+    return next(path for path in paths if not os.path.lexists(path))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
+import operator
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,16 +16,24 @@ import torch.distributed as dist
 from tmrc.config.estimate import flops_per_token
 from tmrc.train.batch import HostBatch, count_targets, to_device
 from tmrc.train.checkpoint import TrainerState
-from tmrc.train.distributed import all_reduce
+from tmrc.train.distributed import all_reduce, gather
 from tmrc.train.failures import NonFiniteError
 from tmrc.train.feed import Feed
 from tmrc.train.keeper import Keeper
+from tmrc.train.ledger import Sums
 from tmrc.train.metrics import Throughput, memory_gib, peak_flops
 from tmrc.train.outcome import Outcome, finished, stopped
+from tmrc.train.same import noted
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
 from tmrc.train.step import NEVER, StepResult
 from tmrc.train.stop import SIGNAL_ELSEWHERE, Agreement, StopRequest
+
+LEAST_SCALE = 2.0**-14  # of float16's losses: from its beginning, 30 overflows in a row
+# Seconds, where the disk has no room for a checkpoint
+TRY_AGAIN = 60.0  # between tries while training goes on
+LOOK_FOR_ROOM = 5.0  # between tries when there is nothing else left to do
+PATIENCE_WHEN_STOPPED = 30.0  # for room to appear when the run has been asked to stop
 
 
 @dataclass
@@ -60,26 +72,31 @@ class Loop:
                 return self._stop()
             self._throughput.start()
             while progress.step < total:
-                self._agreement.propose(stop=self._request.signal is not None, save=self._save_is_due())
                 parts.world.pulse("reading data")
                 began = time.perf_counter()
                 hosts = feed.next()
                 self._throughput.waited(time.perf_counter() - began)
+                self._propose(hosts)
                 result = self._train_step(hosts)
                 if not self._after_step(result):
                     return self._stop()
-            self._save()
+            self._save_at_last(self._training.save_every)
             return finished(progress.step)
         finally:
             feed.close()
             if self._keeper:
                 self._keeper.close()
 
+    def _propose(self, hosts: list[HostBatch]) -> None:
+        """Put in this rank's wishes for the step that begins, and what the ledger records of its share."""
+        sums = functools.reduce(operator.add, (host.sums for host in hosts), Sums())
+        self._agreement.propose(self._request.signal is not None, self._save_is_due(), sums)
+
     def _train_step(self, hosts: list[HostBatch]) -> StepResult:
         """One optimizer step on this rank's micro-batches."""
         parts, step = self.parts, self.progress.step
         targets = count_targets(parts.reader.lengths(parts.reader.samples(step)).tolist())
-        scale = parts.world.size / targets  # DDP takes the mean over ranks
+        scale = parts.averaged_over / targets
         losses = []
         for position, host in enumerate(hosts):
             parts.world.pulse("forward and backward")
@@ -93,13 +110,15 @@ class Loop:
         parts.world.pulse("updating the weights")
         norm = parts.stepper.update(step, rate)
         self.progress.step = parts.world.pulse.step = step + 1
-        return StepResult(torch.stack(losses).sum() / targets, norm, rate)
+        return StepResult(torch.stack(losses), targets, norm, rate)
 
     def _after_step(self, result: StepResult) -> bool:
         """Log, validate and save as is due after a step. False when all ranks agreed to stop."""
         progress, training = self.progress, self._training
         self.parts.world.pulse("agreeing with the other ranks")
         decision = self._agreement.decide()
+        if self._keeper:
+            self._keeper.record(progress.step, decision.sums)
         at_end = progress.step == self.parts.plan.total_steps
         logs = progress.step % training.log_interval == 0 or at_end or progress.step == 1
         progress.validation_due = self.parts.validation is not None and (
@@ -114,13 +133,14 @@ class Loop:
         if progress.validation_due and not self._validate():
             return False
         if decision.save and not at_end:
-            self._save()
+            self._save(self._training.save_every)
         return True
 
     def _log(self, result: StepResult) -> None:
         """Write the row of this step. The loss is that of the step's global batch, not a mean over steps."""
         parts = self.parts
-        loss = all_reduce(result.loss.double(), dist.ReduceOp.SUM, parts.world).item()
+        losses = itertools.chain.from_iterable(gather(result.losses.tolist(), parts.world))
+        loss = math.fsum(losses) / result.targets  # fsum is exact: who computed which part does not matter
         tokens_per_s, data_wait = self._throughput.rates()
         peak, flops = peak_flops(parts.world.device), flops_per_token(parts.config)
         row: dict[str, Any] = {
@@ -166,7 +186,7 @@ class Loop:
         cause = self._request.signal or SIGNAL_ELSEWHERE
         if self._keeper:
             self._keeper.event("signal", self.progress.step, cause=cause)
-        self._save()
+        self._save_at_last(PATIENCE_WHEN_STOPPED)
         return stopped(self.progress.step, cause)
 
     def _save_is_due(self) -> bool:
@@ -174,23 +194,38 @@ class Loop:
         waited = time.monotonic() - self.progress.saved_at
         return self.parts.world.leads and self._training.save_model and waited >= self._training.save_every
 
-    def _save(self) -> None:
-        """Write a checkpoint of the current step, unless it is there already or saving is switched off."""
+    def _save_at_last(self, patience: float) -> None:
+        """The save after which training ends: while the disk is full, wait for room."""
+        while not self._save(patience):
+            time.sleep(min(LOOK_FOR_ROOM, patience))
+            if self._interrupted():
+                patience = min(patience, PATIENCE_WHEN_STOPPED)
+
+    def _save(self, patience: float) -> bool:
+        """Write a checkpoint of the current step, unless it is there already or saving is switched off.
+
+        False, on every rank, when the disk is full and has been so for less than `patience` seconds. Raises DiskError.
+        """
         parts, progress = self.parts, self.progress
         if self._keeper:
             self._keeper.require()
         if not self._training.save_model or progress.saved_step == progress.step:
-            return
+            return True
         self._require_finite()
         parts.world.pulse("writing a checkpoint")
+        saved = True
         if self._keeper:
-            self._keeper.save(parts.model, parts.optimizer, self._state())
+            state = self._state(self._keeper.ledger_head)
+            saved = self._keeper.save(parts.model, parts.optimizer, state, patience)
         parts.world.pulse("waiting for the checkpoint")
-        self._agreement.wait_for_all()  # nobody leaves while rank 0 still writes
-        progress.saved_step, progress.saved_at = progress.step, time.monotonic()
+        saved = self._agreement.all_agree(saved)  # nobody leaves while rank 0 still writes
+        now, save_every = time.monotonic(), self._training.save_every
+        progress.saved_at = now if saved else now - save_every + min(save_every, TRY_AGAIN)
+        progress.saved_step = progress.step if saved else progress.saved_step
         self._throughput.start()
+        return saved
 
-    def _state(self) -> TrainerState:
+    def _state(self, ledger_head: str) -> TrainerState:
         parts, progress = self.parts, self.progress
         return TrainerState(
             step=progress.step,
@@ -202,6 +237,8 @@ class Loop:
             data_fingerprint=parts.plan.fingerprint,
             validation_due=progress.validation_due,
             scaler=parts.scaler.state_dict(),
+            config=noted(parts.config, parts.plan),
+            ledger=ledger_head,
         )
 
     def _require_finite(self) -> None:
@@ -209,7 +246,7 @@ class Loop:
         parts = self.parts
         code = int(all_reduce(parts.stepper.first_bad.clone(), dist.ReduceOp.MIN, parts.world).item())
         if code == NEVER:
-            return
+            return self._require_scale()
         step, index = parts.stepper.bad_step(code)
         samples = parts.reader.samples(step)
         size = parts.share.micro_batch_size
@@ -220,6 +257,15 @@ class Loop:
         if self._keeper:
             self._keeper.event("non_finite", step + 1, what=what, sequences=suspects)
         raise NonFiniteError(f"the {what} of step {step + 1} is not finite; sequences {where}{more}")
+
+    def _require_scale(self) -> None:
+        """Raise NonFiniteError when float16's loss scale has fallen so far that no gradient can have been finite."""
+        scaler, step = self.parts.scaler, self.progress.step
+        if scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE:
+            raise NonFiniteError(
+                f"the gradients have overflowed in so many steps up to {step} that float16's loss scale is "
+                f"{scaler.get_scale():g}; valid: model.autocast_precision bfloat16 or float32, or a lower optimizer.lr"
+            )
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._keeper:

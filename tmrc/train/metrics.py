@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
@@ -13,8 +12,8 @@ from typing import Any
 import torch
 
 from tmrc.config.rundir import read_jsonl
-from tmrc.train import durable
 from tmrc.train.fence import Fence
+from tmrc.train.growing import GrowingFile
 
 # Dense bf16 peak in FLOP/s by a part of the device's name, from NVIDIA's data sheets (without sparsity).
 PEAK_FLOPS = {
@@ -62,34 +61,24 @@ def rewind(fence: Fence, step: int, validation_due: bool) -> MetricsFile:
 
 
 class MetricsFile:
-    """Appends rows; a row can be read as soon as `write` returns, and is durable after `sync`.
-
-    The file is made in the attempt's own directory and renamed over the earlier one while it is open. So an attempt
-    that has been shut out has a file without a name, and can never open the next one's by mistake.
-    """
+    """Appends rows: they can be read when `write` returns, unless the disk is full, and are durable after `sync`."""
 
     def __init__(self, fence: Fence, rows: Iterable[dict[str, Any]]) -> None:
-        fresh = fence.folder / fence.run.metrics.name
-        self._file = fresh.open("x", encoding="utf8")
-        for row in rows:
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        self.sync()
-        fresh.replace(fence.run.metrics)
-        durable.sync(fence.run.path)
+        content = "".join(json.dumps(row) + "\n" for row in rows)
+        self._file = GrowingFile(fence, fence.run.metrics, content.encode())
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row. None values are left out."""
-        self._file.write(json.dumps({name: value for name, value in row.items() if value is not None}) + "\n")
+        line = json.dumps({name: value for name, value in row.items() if value is not None}) + "\n"
+        self._file.add(line.encode())
         self._file.flush()
 
     def sync(self) -> None:
         """Wait until every row is on stable storage."""
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         """Sync and close."""
-        self.sync()
         self._file.close()
 
 

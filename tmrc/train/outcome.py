@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import traceback
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import Literal
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir
 from tmrc.train import durable
-from tmrc.train.failures import Kind, RunFailure, kind_of
+from tmrc.train.failures import Kind, RunFailure, disk_error, kind_of
 from tmrc.train.fence import begun_attempts
 
 MESSAGE_LENGTH = 600  # characters; PyTorch's own messages can fill a screen
@@ -44,6 +45,8 @@ def stopped(step: int, cause: str) -> Outcome:
 def failed(error: BaseException, step: int) -> Outcome:
     """The exception that ended the process."""
     code = error.exit_code if isinstance(error, UserError) else EXIT_CRASHED
+    if isinstance(error, OSError) and kind_of(error) == "disk":
+        error = disk_error("a file of the run cannot be read or written", error)
     ours = isinstance(error, UserError | RunFailure)
     message = str(error) if ours else " ".join(traceback.format_exception_only(error)[-1].split())[:MESSAGE_LENGTH]
     return Outcome(code, "failed", step, message, kind_of(error))
@@ -57,7 +60,8 @@ def attempt_number(run: RunDir, rank: int) -> int:
     if given := os.environ.get("TMRC_ATTEMPT"):
         return int(given)
     folder = run.path / "attempts"
-    taken = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    taken = [int(name) for name in names if re.fullmatch("[0-9]{1,9}", name)]
     number = max([*taken, *begun_attempts(run)], default=0) + 1
     while rank == 0 and not _take(run.attempt(number)):
         number += 1
@@ -80,7 +84,8 @@ def announce(run: RunDir, attempt: int, rank: int) -> None:
 
 
 def record(run: RunDir, attempt: int, rank: int, outcome: Outcome) -> None:
-    """Leave the outcome for the launcher."""
+    """Leave the outcome for the launcher. Raises OSError, also when the run's directory has been moved away."""
     folder = run.attempt(attempt)
-    folder.mkdir(parents=True, exist_ok=True)
-    durable.write_json(folder / f"rank_{rank}.json", asdict(outcome))
+    for path in (folder.parent, folder):  # but not the run's own directory: it would look like a run
+        path.mkdir(exist_ok=True)
+    durable.replace_json(folder / f"rank_{rank}.json", asdict(outcome))

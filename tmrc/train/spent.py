@@ -22,6 +22,8 @@ BUCKET_OF: dict[str, str | None] = {
     "reading the data set's layout": "start",
     "shutting out earlier attempts": "start",
     "verifying the newest checkpoint": "start",
+    "comparing with the checkpoint": "start",
+    "comparing the data": "start",
     "building the model": "start",
     "comparing the models": "start",
     "compiling": "compile",

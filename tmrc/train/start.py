@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
-from tmrc.config.errors import ConfigError, DataError, UserError
-from tmrc.config.rundir import RunDir
+from tmrc.config.changes import Changes
+from tmrc.config.errors import UserError
+from tmrc.config.estimate import checkpoint_bytes
+from tmrc.config.rundir import RunDir, append_event
 from tmrc.config.schema import Config
 from tmrc.data.plan import DataPlan, mismatches, plan_data
 from tmrc.model.build import parameter_count
 from tmrc.train.checkpoint import (
     Checkpoint,
     TrainerState,
-    checkpoint_steps,
     load_model,
     load_optimizer,
     load_state,
     model_tensors,
     newest_checkpoint,
-    optimizer_tensors,
     set_aside,
 )
 from tmrc.train.distributed import World, broadcast_tensors, from_leader
 from tmrc.train.failures import RunFailure
 from tmrc.train.fence import Fence, take_over
+from tmrc.train.fit import Halving, fit, needs_trial, try_size
 from tmrc.train.keeper import Keeper
+from tmrc.train.ledger import origin
+from tmrc.train.ledger_file import rewind_ledger
 from tmrc.train.loop import Loop, Progress
 from tmrc.train.metrics import rewind
+from tmrc.train.same import circumstances, require_same_run, warn
+from tmrc.train.saved import checkpoint_steps
 from tmrc.train.setup import Parts, build_parts, warm_up_batch
+from tmrc.train.sharing import Layout, lay_out, layout_of, shared_tensors
+from tmrc.train.stamps import compare_data, write_stamps
 from tmrc.train.stop import Agreement, Interrupted, StopRequest
 
 T = TypeVar("T")
@@ -55,6 +63,7 @@ class Start:
     request: StopRequest
     agreement: Agreement
     fence: Fence | None = None
+    _course: Changes = field(default_factory=dict)  # what the checkpoint was trained with, and is no longer
 
     def loop(self) -> Loop:
         """Build the run or restore it. Raises StoppedEarly, UserError, RunFailure and OSError."""
@@ -62,14 +71,17 @@ class Start:
         self._leave_if_asked()
         plan = self._phase("reading the data set's layout", lambda: plan_data(config))
         self.fence = self._lead("shutting out earlier attempts", lambda: take_over(self.run, self.attempt))
-        checkpoint = self._lead("verifying the newest checkpoint", lambda: newest_checkpoint(self.run))
-        state = load_state(checkpoint) if checkpoint else None
-        _require_same_run(state, plan)
+        checkpoint, state = self._lead("verifying the newest checkpoint", lambda: _newest(self.run))
+        self._course = self._lead(
+            "comparing with the checkpoint", lambda: require_same_run(self.run, state, config, plan)
+        )
+        if state:
+            self._compare_data(plan, state)
         world.pulse("building the model")
         parts = build_parts(config, plan, world, state.micro_batch_size if state else None)
-        self._warm_up(parts)
-        progress = Progress()
         world.pulse.step = state.step if state else 0
+        parts = self._warm_up(parts)
+        progress = Progress()
         if checkpoint and state:
             self._restore(checkpoint, state, parts)
             progress = Progress(state.step, state.validation_due, state.step, time.monotonic())
@@ -81,6 +93,12 @@ class Start:
     def step(self) -> int:
         """The step of the newest checkpoint, which is where the next attempt will begin."""
         return max(checkpoint_steps(self.run), default=0)
+
+    def _compare_data(self, plan: DataPlan, state: TrainerState) -> None:
+        """Raise DataError when the data are no longer those of the steps before. Says so when they may not be."""
+        compare = functools.partial(compare_data, self.run, self.config, plan, state.step, state.ledger)
+        if (warning := self._lead("comparing the data", compare)) and self.world.leads:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
 
     def _phase(self, name: str, work: Callable[[], T]) -> T:
         """Do work that needs no other rank. A stop signal cuts it short, and then or soon all ranks leave."""
@@ -108,37 +126,60 @@ class Start:
         if self.agreement.decide().stop:
             raise StoppedEarly
 
-    def _warm_up(self, parts: Parts) -> None:
-        """Compile, and let DDP see a backward pass, before there is a state that this could change."""
-        if parts.compiled:
+    def _warm_up(self, parts: Parts) -> Parts:
+        """Find a size that fits, compile, and let DDP see a backward pass, before there is a state to be changed."""
+        if needs_trial(parts):
+            parts = fit(parts, lambda tried: self._phase("compiling", lambda: try_size(tried)), self._tell_halving)
+        elif parts.compiled:
             self._phase("compiling", lambda: parts.stepper.warm_up(warm_up_batch(parts), reduces=False))
-        if self.world.size > 1:
+        if parts.stepper.learns_its_order:
             self.world.pulse("warming up")
             parts.stepper.warm_up(warm_up_batch(parts), reduces=True)
+        return parts
+
+    def _tell_halving(self, halving: Halving) -> None:
+        if self.world.leads:
+            step = self.world.pulse.step
+            append_event(self.run, "micro_batch_size", attempt=self.attempt, step=step, **halving.fields())
+            print(halving, flush=True)
 
     def _restore(self, checkpoint: Checkpoint, state: TrainerState, parts: Parts) -> None:
-        """Load rank 0's reading of the checkpoint on every rank."""
+        """Load rank 0's reading of the checkpoint on every rank: others may not see the files yet, or see old ones."""
 
-        def load() -> None:
+        def load() -> Layout:
             load_model(checkpoint, parts.model)
             load_optimizer(checkpoint, parts.model, parts.optimizer)
+            return layout_of(parts.model, parts.optimizer, parts.world.device)
 
-        self._phase("restoring the checkpoint", load)
+        layout = self._lead("restoring the checkpoint", load)
         self.world.pulse("sharing the checkpoint")
-        # One reading for all: what rank 0 verified is what every rank trains on.
+        if not self.world.leads:
+            lay_out(parts.model, parts.optimizer, layout)
         broadcast_tensors(list(model_tensors(parts.model).values()), parts.world)
-        device_tensors = optimizer_tensors(parts.model, parts.optimizer).values()
-        broadcast_tensors([tensor for tensor in device_tensors if tensor.device == parts.world.device], parts.world)
+        broadcast_tensors(shared_tensors(parts.model, parts.optimizer, parts.world.device), parts.world)
         if parts.scaler.is_enabled() and state.scaler:
             parts.scaler.load_state_dict(state.scaler)
 
     def _keeper(self, fence: Fence, parts: Parts, state: TrainerState | None, progress: Progress) -> Keeper:
         """Bring the run's files to `progress`, and say that training starts."""
+        if self.config.training.save_model and (size := checkpoint_bytes(self.config)):
+            fence.require_room(size)  # to find out at the first save would cost what was trained until then
         metrics = rewind(fence, progress.step, progress.validation_due)
+        begin = origin(self.config, parts.plan.fingerprint)
+        ledger = rewind_ledger(fence, progress.step, state.ledger if state else "", begin)
+        write_stamps(fence, parts.plan)
         set_aside(fence, progress.step)
-        keeper = Keeper(fence, metrics, self.config.training.keep_checkpoints, self.world.pulse.spent)
-        _say_started(keeper, parts, state)
+        keeper = Keeper(fence, metrics, ledger, self.config.training.keep_checkpoints, self.world.pulse.spent)
+        _say_started(keeper, parts, state, self._course)
+        if ledger.problem:
+            print(f"warning: {ledger.problem}; another one begins after step {progress.step:,}", file=sys.stderr)
+            keeper.event("ledger", progress.step, problem=ledger.problem)
         return keeper
+
+
+def _newest(run: RunDir) -> tuple[Checkpoint | None, TrainerState | None]:
+    checkpoint = newest_checkpoint(run)
+    return checkpoint, load_state(checkpoint) if checkpoint else None
 
 
 def _try(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
@@ -148,18 +189,10 @@ def _try(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _require_same_run(state: TrainerState | None, plan: DataPlan) -> None:
-    if state is None:
-        return
-    if state.data_fingerprint != plan.fingerprint:
-        raise DataError(f"{plan.metadata.file}: the shards are not those that the run began with; start a new run")
-    if state.step > plan.total_steps:
-        raise ConfigError(f"training.train_steps: the run is at step {state.step} already, past {plan.total_steps}")
-
-
-def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None) -> None:
+def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None, course: Changes) -> None:
     """Leave the start in events.jsonl and, in the log, what may make a resumed run differ in the last bits."""
-    threads = torch.get_num_threads()
+    differs = circumstances(state, parts) if state else {}
+    changed = {name: values for name, values in (("differs", differs), ("course", course)) if values}
     keeper.event(
         "resumed" if state else "started",
         step=state.step if state else 0,
@@ -169,7 +202,9 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None) -> No
         micro_batch_size=parts.share.micro_batch_size,
         parameters=parameter_count(parts.model),
         device=str(parts.world.device),
-        threads=threads,
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+        **changed,
     )
     at = f"resumes after step {state.step:,}" if state else "starts"
     where = f"{parts.world.size} x {parts.world.device.type}"
@@ -177,14 +212,4 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None) -> No
     if parts.config.datasets.allow_mismatch:
         for problem in mismatches(parts.config, parts.plan.metadata):
             print(f"warning: {problem}", file=sys.stderr, flush=True)
-    if state is None:
-        return
-    now = {"world_size": parts.world.size, "threads": threads, "torch_version": torch.__version__}
-    for name, value in now.items():
-        before = getattr(state, name)
-        if before != value:
-            print(
-                f"warning: {name} was {before} and is {value}: sums may round differently from the uninterrupted run's",
-                file=sys.stderr,
-                flush=True,
-            )
+    warn(differs, course)
