@@ -1,5 +1,5 @@
 # make demo          environment, real data, a real run, a sample of text, a report
-# make test          environment, then every test that this machine can run (as root on Debian: installs Slurm, Chromium)
+# make test          environment, then every test that this machine can run (as root on Debian: installs Slurm, Chromium, strace)
 # make slurm-up      a private Slurm cluster to try tmrc-submit on (root, Debian); make slurm-down stops it
 # make slurm-matrix  every interruption in every setting on private Slurm clusters; writes docs/slurm-matrix.md
 # make drill         a long search for failures: campaign tests, 200 trials of tmrc drill here, 30 on a private Slurm
@@ -12,7 +12,7 @@ DEMO := demo
 # Processes that run tests. Those of Slurm start jobs beside them, so more than the cores does not pay.
 TEST_PROCESSES ?= 2
 
-.PHONY: env demo demo-data test slurm-install browser-install slurm-up slurm-down slurm-matrix drill lint format clean
+.PHONY: env demo demo-data test slurm-install browser-install faults-install slurm-up slurm-down slurm-matrix drill lint format clean
 
 env: $(VENV)/.ready
 
@@ -35,7 +35,7 @@ demo: demo-data
 		$(BIN)/tmrc generate "$$run" --prompt 'class Connection:' --max-new-tokens 120 --temperature 0.8 --top-k 50 --seed 3; \
 		$(BIN)/tmrc report "$$run" --png $(DEMO)/loss.png -o $(DEMO)/report.html
 
-test: env slurm-install browser-install
+test: env slurm-install browser-install faults-install
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Best effort: where it cannot be installed, the tests that need it are skipped, and say so at the end.
@@ -44,6 +44,9 @@ slurm-install:
 
 browser-install:
 	@$(PYTHON) -m tests.browser || true
+
+faults-install:
+	@$(PYTHON) -m tests.faults.install || true
 
 slurm-up: env slurm-install
 	@$(BIN)/python -m tests.slurm.cluster up $(SLURM_OPTIONS)
@@ -54,7 +57,7 @@ slurm-down: env
 slurm-matrix: env slurm-install
 	$(BIN)/python -m tests.slurm.matrix $(MATRIX_OPTIONS)
 
-drill: demo-data slurm-install
+drill: demo-data slurm-install faults-install
 	$(BIN)/python -m pytest -m campaign tests/faults tests/train tests/launch tests/slurm
 	$(BIN)/tmrc drill drill --trials 160 --parallel 2 --json $(DEMO)/drill.json --markdown $(DEMO)/drill.md $(DRILL_OPTIONS)
 	$(BIN)/tmrc drill drill training.exact_reduction=true training.micro_batch_size=2 --faults resize,kill,usr2,corrupt \

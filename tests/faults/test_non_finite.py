@@ -143,3 +143,19 @@ def test_float16s_scaler_passes_an_overflow_over_and_a_nan_loss_stops_it_all_the
     stopped = train(EVERY_STEP, FLOAT16, expect=1)
     assert "the loss of step 5 is not finite" in stopped.events("failed")[0]["cause"]
     assert stopped.saved_steps() == [3, 4]
+
+
+def test_gradients_that_always_overflow_float16_are_not_passed_over_for_ever(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Stepper.update
+
+    def spoilt(self: Stepper, *about: Any) -> Any:
+        next(one.grad for one in self._parameters if one.grad is not None).view(-1)[0] = math.inf
+        return update(self, *about)
+
+    monkeypatch.setattr(Stepper, "update", spoilt)
+    trial = train(FLOAT16, "training.train_steps=100", "training.val_interval=0", expect=1)
+    (event,) = trial.events("failed")
+    assert event["kind"] == "non_finite" and "autocast_precision" in event["cause"]
+    assert event["step"] == 31 and trial.saved_steps() == []
