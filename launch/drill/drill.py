@@ -36,17 +36,9 @@ class Drill:
     def run(self, changed: Callable[[Report], None] = lambda report: None) -> Report:
         """All trials; `changed` is called after each. Ctrl-C ends what was begun and keeps what there is."""
         active: dict[Future[Outcome], Trial] = {}
-        left = list(self.plans)
         with ThreadPoolExecutor(self.wish.parallel) as pool:
             try:
-                while active or left:
-                    while left and len(active) < self.wish.parallel:
-                        trial = self._trial(left.pop(0))
-                        active[pool.submit(trial.run_all)] = trial
-                    for future in self._next(active):
-                        del active[future]
-                        self._take(future.result())
-                        changed(self.report())
+                self._run_all(pool, active, changed)
             except BaseException as error:
                 self._end(active)
                 if not isinstance(error, KeyboardInterrupt | SystemExit):
@@ -76,6 +68,19 @@ class Drill:
                 while not done and text == ", ".join(trial.doing for trial in active.values()):
                     done = wait(active, timeout=0.5, return_when=FIRST_COMPLETED).done
         return done
+
+    def _run_all(
+        self, pool: ThreadPoolExecutor, active: dict[Future[Outcome], Trial], changed: Callable[[Report], None]
+    ) -> None:
+        left = list(self.plans)
+        while active or left:
+            while left and len(active) < self.wish.parallel:
+                trial = self._trial(left.pop(0))
+                active[pool.submit(trial.run_all)] = trial
+            for future in self._next(active):
+                del active[future]
+                self._take(future.result())
+                changed(self.report())
 
     def _trial(self, plan: Plan) -> Trial:
         if self.wish.slurm:

@@ -132,17 +132,21 @@ def run_reference(wish: Wish, folder: Path, source: str) -> RunDir:
             done.stderr.strip().splitlines()[-1].removeprefix("error: ") if done.stderr else "tmrc-submit failed"
         )
     run = RunDir(Path(json.loads(done.stdout)["run_dir"]))
-    asker = Asker(ASK_SLURM, aloud=False)
     try:
         with waiting("the reference, a job without any fault"):
-            while True:
-                (one,), _ = statuses([run], asker)
-                if not one.active and one.sure:
-                    break
-                time.sleep(POLL)
+            one = _wait_for_end(run)
     except BaseException:
         slurm_command("scancel", f"--name={run.run_id}")
         raise
     if one.state != "finished":
         raise UserError(f"the reference has not finished: {one.state} {one.cause or ''} ({run.path})")
     return run
+
+
+def _wait_for_end(run: RunDir) -> RunStatus:
+    asker = Asker(ASK_SLURM, aloud=False)
+    while True:
+        (one,), _ = statuses([run], asker)
+        if not one.active and one.sure:
+            return one
+        time.sleep(POLL)
