@@ -1,6 +1,6 @@
 """Each kind of interruption once: the run comes back by itself and ends as if nothing had been, bit for bit.
 
-`make slurm-matrix` runs every kind in every setting.
+Relatives of others are left to `make drill`; `make slurm-matrix` runs every kind in every setting.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ SETTINGS = {
     "last node off": Setting(2, proctrack=CGROUP),
     "slurmctld down": Setting(array=True, proctrack=CGROUP),
 }
+# What takes the way of another kind, or long
+RELATIVES = {
+    "preempted, user signal", "preempted, user signal, no grace", "preempted, CANCEL, no grace",
+    "time limit, no warning", "at compilation", "in validation", "a second signal", "SIGKILL in a checkpoint",
+    "first node off", "slurmctld down",
+}  # fmt: skip
 JOBS = {case.name: Job(case, SETTINGS.get(case.name, Setting(proctrack=CGROUP))) for case in CASES}
 
 
@@ -69,6 +75,7 @@ def test_error_in_the_data_is_not_tried_again(pool: Pool) -> None:
     assert live.log.rstrip().splitlines()[-1].startswith("tmrc: failed (exit code 2)")
 
 
+@pytest.mark.campaign
 @pytest.mark.usefixtures("results")
 def test_three_crashes_without_progress_are_held(pool: Pool) -> None:
     with pool.lease(1, proctrack="linuxproc") as (cluster, nodes):
@@ -121,6 +128,8 @@ def test_processes_of_a_lost_node_that_come_back_change_nothing(
         assert (rows, tensors) == (batch.reference(1).rows, batch.reference(1).tensors)
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.campaign] if name in RELATIVES else []) for name in JOBS]
+)
 def test_interrupted_run_ends_as_an_uninterrupted_one(name: str, results: dict[Job, Future[str]]) -> None:
     assert results[JOBS[name]].result()

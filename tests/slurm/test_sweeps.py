@@ -99,6 +99,7 @@ def test_logs_of_a_point_are_found_in_its_sweep(tried: tuple[list[Path], list[Pa
     assert text.count("==> attempt ") == 2 and "tmrc: finished (exit code 0)" in text
 
 
+@pytest.mark.campaign
 def test_a_search_by_hydra_drives_jobs_and_gets_their_losses(pool: Pool, slurm_data: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     folder = pool.root / "search"

@@ -157,6 +157,7 @@ def test_the_sums_of_a_whole_run(train: Callable[..., Trial]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.campaign
 def test_two_ranks_that_compile_write_one_account(new_trial: NewTrial) -> None:
     trial = new_trial("training.train_steps=5", "training.compile=true")
     finish(spawn(trial, 2))
