@@ -20,6 +20,7 @@ class State:
     total: int | None = None
     row: dict[str, Any] = field(default_factory=dict)
     val_loss: float | None = None
+    validated: int = 0  # the step of that validation
     saved: int | None = None
     resumed: int | None = None  # the step that this attempt continues from
     started: bool = False
@@ -43,7 +44,8 @@ class State:
 
     def metrics(self, row: dict[str, Any], now: float) -> None:
         """Take in a row of metrics.jsonl; `now` in seconds."""
-        self.val_loss = row.get("val_loss", self.val_loss)
+        if "val_loss" in row:
+            self.val_loss, self.validated = row["val_loss"], int(row.get("step", 0))
         if "loss" in row and row["step"] > (self.resumed or 0):
             self.row = row
             if self.first is None or self.step < self.first[0] or now == self.first[1]:

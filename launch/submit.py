@@ -246,9 +246,9 @@ def _say_how_it_ended(request: Request, run: RunDir, result: LocalResult) -> Non
         shown = [
             f"{name.replace('val_', 'validation ')} {value:,.4f}" for name, value in losses.items() if value is not None
         ]
-        logged = result.state.step
+        logged = max(result.state.step, result.state.validated)
         of = f"  (as of step {logged:,})" if shown and logged != (ending.step or 0) else ""
-        print(f"{ending.status:9}at step {ending.step or 0:,}  {'  '.join(shown)}{of}")
+        print(f"{ending.status:9}at step {ending.step or 0:,}  {'  '.join(shown)}{of}".rstrip())
         print(f"{'run':9}{run.path}")
         print(f"{'next':9}{_next_command(ending.exit_code, run)}")
 

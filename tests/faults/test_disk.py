@@ -92,6 +92,8 @@ def test_a_disk_that_becomes_full_and_stays_so(
     assert len(lines) == 1 and "earlier ones are intact" in lines[0] and "make room and resume" in lines[0]
     assert not any("Traceback" in line for line in said)
     assert trial.saved_steps() == [1, 2]
+    outcome = json.loads((trial.run.attempt(1) / "rank_0.json").read_text())  # there was room for it
+    assert outcome["kind"] == "disk" and "earlier ones are intact" in outcome["message"]
     capfd.readouterr()
     train(again=trial, expect=1)  # still full: that is found out before anything is trained
     assert trial.saved_steps() == [1, 2] and len(capfd.readouterr().err.splitlines()) <= 2

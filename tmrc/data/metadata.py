@@ -124,9 +124,9 @@ def find_shards(metadata: Metadata) -> list[Shard]:
     if not paths and (paths := _matching(beside, metadata.file_extension)):
         _say_once(f"{metadata.file}: file_prefix {recorded} matches nothing; reading the shards beside the metadata")
     if not paths:
+        nor = "" if recorded == beside else f", nor {beside}*.{metadata.file_extension}"
         raise DataError(
-            f"{metadata.file}: no shard found: nothing matches file_prefix {recorded}*.{metadata.file_extension}, "
-            f"nor {beside}*.{metadata.file_extension}"
+            f"{metadata.file}: no shard found: nothing matches file_prefix {recorded}*.{metadata.file_extension}{nor}"
         )
     return [_shard(path, metadata) for path in paths]
 

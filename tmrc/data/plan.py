@@ -96,7 +96,7 @@ def mismatches(config: Config, metadata: Metadata) -> list[str]:
         )
     named = {"datasets.tokenizer_used": config.datasets.tokenizer_used, "tokenizer.name": config.tokenizer.name}
     for key, given in named.items():
-        if given and not _same_tokenizer(given, metadata.tokenizer):
+        if given and not same_tokenizer(given, metadata.tokenizer):
             found.append(f"{key}: got {given!r}, but {metadata.file} was made with {metadata.tokenizer!r}")
     return found
 
@@ -112,7 +112,7 @@ def _check_fit(config: Config, metadata: Metadata) -> None:
         )
 
 
-def _same_tokenizer(given: str, recorded: str) -> bool:
+def same_tokenizer(given: str, recorded: str) -> bool:
     """Whether two tokenizers are one: `pystdlib`, `pystdlib.json` and `/somewhere/pystdlib.json` are."""
 
     def plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -63,29 +64,40 @@ class Loop:
 
     def run(self) -> Outcome:
         """Train. Raises NonFiniteError, DataError and OSError; whatever was saved before stays intact."""
-        parts, progress = self.parts, self.progress
-        total = parts.plan.total_steps
+        parts = self.parts
         pin = not self._on_cpu
-        feed = Feed(parts.reader, parts.share, progress.step, total, pin)
+        feed = Feed(parts.reader, parts.share, self.progress.step, parts.plan.total_steps, pin)
         try:
-            if progress.validation_due and not self._validate():
-                return self._stop()
-            self._throughput.start()
-            while progress.step < total:
-                parts.world.pulse("reading data")
-                began = time.perf_counter()
-                hosts = feed.next()
-                self._throughput.waited(time.perf_counter() - began)
-                self._propose(hosts)
-                result = self._train_step(hosts)
-                if not self._after_step(result):
-                    return self._stop()
-            self._save_at_last(self._training.save_every)
-            return finished(progress.step)
-        finally:
+            outcome = self._train(feed)
+        except BaseException:
             feed.close()
-            if self._keeper:
-                self._keeper.close()
+            with contextlib.suppress(OSError):  # what went wrong first is what is told
+                self._close_files()
+            raise
+        feed.close()
+        self._close_files()
+        return outcome
+
+    def _train(self, feed: Feed) -> Outcome:
+        parts, progress = self.parts, self.progress
+        if progress.validation_due and not self._validate():
+            return self._stop()
+        self._throughput.start()
+        while progress.step < parts.plan.total_steps:
+            parts.world.pulse("reading data")
+            began = time.perf_counter()
+            hosts = feed.next()
+            self._throughput.waited(time.perf_counter() - began)
+            self._propose(hosts)
+            result = self._train_step(hosts)
+            if not self._after_step(result):
+                return self._stop()
+        self._save_at_last(self._training.save_every)
+        return finished(progress.step)
+
+    def _close_files(self) -> None:
+        if self._keeper:
+            self._keeper.close()
 
     def _propose(self, hosts: list[HostBatch]) -> None:
         """Put in this rank's wishes for the step that begins, and what the ledger records of its share."""
@@ -202,14 +214,14 @@ class Loop:
                 patience = min(patience, PATIENCE_WHEN_STOPPED)
 
     def _save(self, patience: float) -> bool:
-        """Write a checkpoint of the current step, unless it is there already or saving is switched off.
+        """Write a checkpoint of the current step, unless it is there, nothing is trained, or saving is off.
 
         False, on every rank, when the disk is full and has been so for less than `patience` seconds. Raises DiskError.
         """
         parts, progress = self.parts, self.progress
         if self._keeper:
             self._keeper.require()
-        if not self._training.save_model or progress.saved_step == progress.step:
+        if not self._training.save_model or progress.step in (0, progress.saved_step):
             return True
         self._require_finite()
         parts.world.pulse("writing a checkpoint")

@@ -17,6 +17,8 @@ from tmrc.train import durable
 from tmrc.train.failures import Kind, RunFailure, disk_error, kind_of
 from tmrc.train.fence import begun_attempts
 
+ROOM_BYTES = 1 << 16  # for the last words of ranks and launcher: files, events and lines of the log
+_ROOM = ".room"
 MESSAGE_LENGTH = 600  # characters; PyTorch's own messages can fill a screen
 
 
@@ -80,6 +82,8 @@ def announce(run: RunDir, attempt: int, rank: int) -> None:
     """Say where this process runs; from now on a stop signal is heeded."""
     folder = run.attempt(attempt)
     folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        _reserve(folder / _ROOM)
     durable.replace_file(folder / f"rank_{rank}.pid", f"{socket.gethostname()} {os.getpid()}\n".encode())
 
 
@@ -88,4 +92,16 @@ def record(run: RunDir, attempt: int, rank: int, outcome: Outcome) -> None:
     folder = run.attempt(attempt)
     for path in (folder.parent, folder):  # but not the run's own directory: it would look like a run
         path.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / _ROOM).unlink()
     durable.replace_json(folder / f"rank_{rank}.json", asdict(outcome))
+
+
+def _reserve(path: Path) -> None:
+    """Take room that is given back before the outcome is written: where the disk is full, why it ended is known."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            os.posix_fallocate(fd, 0, ROOM_BYTES)
+        finally:
+            os.close(fd)

@@ -13,7 +13,7 @@ from tmrc.config.changes import Changes, differing, of_kind, record, spoken
 from tmrc.config.errors import ConfigError, DataError
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
-from tmrc.data.plan import DataPlan, require_same_shards
+from tmrc.data.plan import DataPlan, require_same_shards, same_tokenizer
 from tmrc.train.checkpoint import TrainerState
 from tmrc.train.setup import Parts
 from tmrc.train.stamps import read_stamps
@@ -39,7 +39,8 @@ def require_same_run(run: RunDir, state: TrainerState | None, config: Config, pl
         raise ConfigError(f"training.train_steps: the run is at step {state.step} already, past {plan.total_steps}")
     now = noted(config, plan)
     found = differing(state.config, now)
-    if other := found.pop(TOKENIZER, None):
+    other = found.pop(TOKENIZER, None)
+    if other and not same_tokenizer(other[1], str(other[0])):  # of data that has moved, the path may be another
         raise DataError(f"{plan.metadata.file}: made with {other[1]!r}, but the run began with data of {other[0]!r}")
     allowed = _allowed(run)
     course = of_kind(found, "course", now)
