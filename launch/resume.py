@@ -130,7 +130,8 @@ def _replace_config(run: RunDir, config: Config) -> None:
     """Write the changed configuration; the one that the last attempt used stays with that attempt."""
     kept = run.attempt(last_attempt(run))
     kept.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(run.config, kept / "config.yaml")
+    if not (kept / "config.yaml").exists():  # one that was kept before any attempt has begun since
+        shutil.copy2(run.config, kept / "config.yaml")
     temporary = run.config.with_name(".config.yaml")
     write_config(config, temporary)
     temporary.replace(run.config)

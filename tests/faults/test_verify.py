@@ -31,9 +31,10 @@ from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir
 from tmrc.data.batches import BatchReader
 from tmrc.data.plan import plan_data
-from tmrc.train import feed, loop
+from tmrc.train import durable, feed, loop
 from tmrc.train.ledger import Sums, link, order_sums, origin, pack_header, pack_record, read_ledger
 from tmrc.train.samples import training_reader
+from tmrc.train.saved import REQUIRED_STATE, STATE_FORM
 from tmrc.verify.run import verify_run
 
 Train = Callable[..., Trial]
@@ -99,6 +100,19 @@ def rewrite(run: RunDir, change: Callable[[list[Sums]], None]) -> None:
         chain = link(chain, step, sums)
         content += pack_record(sums, chain)
     run.ledger.write_bytes(content)
+
+
+def restate(folder: Path, **fields: Any) -> None:
+    """Change fields of a checkpoint's trainer.json, or leave out those that are None, and seal it anew."""
+    state = json.loads((folder / "trainer.json").read_text()) | fields
+    durable.write_json(folder / "trainer.json", {name: value for name, value in state.items() if value is not None})
+    reseal(folder)
+
+
+def reseal(folder: Path) -> None:
+    """A manifest that fits what is there now."""
+    (folder / durable.MANIFEST).unlink()
+    durable.seal(folder)
 
 
 def test_the_command(run: RunDir, finished: Path) -> None:
@@ -210,13 +224,7 @@ def test_a_flipped_bit_in_a_checkpoint(run: RunDir, name: str) -> None:
 
 
 def test_a_trainer_state_that_lies(run: RunDir) -> None:
-    from tmrc.train import durable
-
-    folder = run.checkpoints / "step_00000023"
-    state = json.loads((folder / "trainer.json").read_text())
-    durable.write_json(folder / "trainer.json", {**state, "step": 22, "sequences": 1, "ledger": "00" * 8})
-    (folder / durable.MANIFEST).unlink()
-    durable.seal(folder)
+    restate(run.checkpoints / "step_00000023", step=22, sequences=1, ledger="00" * 8)
     found = faults(run)
     assert found["trainer state"] == (
         "step_00000023: its trainer.json is of step 22",
@@ -307,14 +315,9 @@ def test_a_run_that_goes_on_and_is_killed_has_no_faults(new_trial: NewTrial) -> 
 def test_a_run_from_before_the_ledger(run: RunDir) -> None:
     run.ledger.unlink()
     run.data.unlink()
-    from tmrc.train import durable
-
     for folder in run.checkpoints.glob("step_*"):
-        state = json.loads((folder / "trainer.json").read_text())
-        del state["ledger"]
-        durable.write_json(folder / "trainer.json", state)
-        (folder / durable.MANIFEST).unlink()
-        durable.seal(folder)
+        restate(folder, ledger=None)
+    run.events.write_text(run.events.read_text().replace('"ledger"', '"none"'))
     assert faults(run) == {}
     by_name = {check.name: check for check in verify_run(run).checks}
     assert by_name["ledger"].verdict == "-" and "before there were ledgers" in by_name["ledger"].summary
@@ -377,3 +380,142 @@ def flip(path: Path, place: int) -> None:
 def test_the_chain_begins_with_what_fixes_the_order(run: RunDir) -> None:
     config = load_config(run.config)
     assert read_ledger(run.ledger).before == origin(config, plan_data(config).fingerprint)
+
+
+def test_the_form_of_the_state_is_the_trainers() -> None:
+    import dataclasses
+
+    from tmrc.train.checkpoint import TrainerState
+
+    fields = dataclasses.fields(TrainerState)
+    assert [field.name for field in fields] == list(STATE_FORM)
+    assert all(str(field.type).startswith(STATE_FORM[field.name].__name__) for field in fields)
+    needed = [one for one in fields if (one.default, one.default_factory) == (dataclasses.MISSING,) * 2]
+    assert tuple(field.name for field in needed) == REQUIRED_STATE
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"step": 23.0}, "step of its trainer.json is a float"),
+        ({"validation_due": 1}, "validation_due of its trainer.json is a int"),
+        ({"threads": None}, "has no threads"),
+        ({"other": 1}, "'other', which is none of its fields"),
+        ({"ledger": ""}, "does not name the ledger"),
+        ({"data_fingerprint": "0" * 16}, "its data_fingerprint is"),
+        ({"validation_due": True}, "no validation belongs to its step"),
+        ({"world_size": 3}, "its world_size, 3, does not divide"),
+        ({"world_size": 2, "micro_batch_size": 8}, "its micro_batch_size, 8, does not divide"),
+    ],
+)
+def test_a_state_without_its_form(run: RunDir, fields: dict[str, Any], words: str) -> None:
+    restate(run.checkpoints / "step_00000023", **fields)
+    found = faults(run, read_data=False)
+    assert list(found) == ["trainer state"] and words in found["trainer state"][0]
+
+
+def test_tensors_and_files_of_a_checkpoint(run: RunDir) -> None:
+    folder = run.checkpoints / "step_00000024"
+    (folder / "more.txt").write_text("x")
+    reseal(folder)
+    assert faults(run, read_data=False) == {}
+    assert notes(run)["checkpoints"] == "step_00000024: 'more.txt' is none of its files"
+    model, content = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    for rubbish in (
+        b"",
+        b"\xff" * 40,
+        content[:-4],
+        content + b"1",
+        content.replace(b"F32", b"F16", 1),
+        b"\2" + bytes(7) + b"{}",
+    ):
+        model.write_bytes(rubbish)
+        reseal(folder)
+        assert faults(run, read_data=False)["checkpoints"][0].startswith("step_00000024: model.safetensors ")
+
+
+def test_what_a_finished_run_must_have(run: RunDir) -> None:
+    """The same without checkpoints, which would tell."""
+    write_config(load_config(run.config, ["training.save_model=false"]), run.config)
+    shutil.rmtree(run.checkpoints)
+    events = [line for line in run.events.read_text().splitlines(keepends=True) if '"checkpoint"' not in line]
+    run.events.write_text("".join(events))
+    whole, rows, data = run.ledger.read_bytes(), run.metrics.read_bytes(), run.data.read_bytes()
+    assert faults(run) == {}
+    run.ledger.write_bytes(whole[: -32 * 2])
+    assert faults(run) == {"ledger": ("it ends at step 22, but the run has finished at step 24: it was cut off",)}
+    run.ledger.write_bytes(whole + b"junk")
+    assert faults(run) == {"ledger": ("after its last record there are 4 bytes that are none",)}
+    with run.ledger.open("r+b") as file:
+        file.truncate(3 << 30)
+    assert "more than the" in faults(run)["ledger"][0]
+    run.ledger.unlink()
+    assert list(faults(run)) == ["ledger"]
+    run.data.unlink()
+    assert list(faults(run)) == ["ledger"]
+    run.ledger.write_bytes(whole)
+    assert faults(run) == {"shards": ("data.json is missing, though there is a ledger",)}
+    run.data.write_bytes(data)
+    with run.metrics.open("r+b") as file:
+        file.truncate(20 << 30)
+    assert "it was not read" in faults(run)["metrics"][0]
+    run.metrics.unlink()
+    assert faults(run) == {"metrics": ("metrics.jsonl is missing, though the run has finished at step 24",)}
+    run.metrics.write_bytes(rows)
+    run.events.write_text(events[0] + "{rubbish}\n" + events[1])
+    assert faults(run) == {"events": ("line 2 is no row",)}
+    run.events.write_text(events[0] + events[1][:30] + "\n" + events[1] + events[1][:20])
+    assert faults(run) == {} and notes(run)["events"] == "line 2 of events.jsonl was cut off"
+    run.events.write_text(events[0] + events[1].replace('"step": 24', '"step": 20'))
+    assert any("finished at step 20, but its last step is 24" in line for line in faults(run)["events"])
+    run.events.unlink()
+    assert "events.jsonl is missing or empty" in faults(run)["events"][0]
+
+
+def test_the_end_of_a_finished_run_that_was_set_aside(run: RunDir) -> None:
+    (run.checkpoints / "step_00000024").rename(run.checkpoints / "damaged_step_00000024")
+    assert "was set aside as damaged" in faults(run)["events"][0]
+
+
+def test_numbers_of_a_row(run: RunDir) -> None:
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    for name, value, words in (
+        ("epoch", 7, "step 12: epoch is 7 instead of"),
+        ("epoch", None, "step 12: epoch is None instead of"),
+        ("grad_norm", None, "step 12: grad_norm is missing"),
+        ("loss", float("nan"), "step 12: loss is no finite number"),
+        ("lr", 10**400, "step 12: lr is"),
+    ):
+        row = {key: one for key, one in (json.loads(lines[5]) | {name: value}).items() if one is not None}
+        run.metrics.write_text("".join([*lines[:5], json.dumps(row) + "\n", *lines[6:]]))
+        (line,) = faults(run, read_data=False)["metrics"]
+        assert line.startswith(words)
+
+
+def test_an_edited_configuration_is_told_from_one_that_was_let_change(run: RunDir) -> None:
+    write_config(load_config(run.config, ["optimizer.lr=0.02", "training.warmup_steps=1"]), run.config)
+    (line,) = faults(run)["configuration"]
+    assert "optimizer.lr from 0.01 to 0.02" in line and "training.warmup_steps" in line
+    durable.write_json(run.allowed, {"optimizer.lr": 0.02, "training.warmup_steps": 1})
+    assert "configuration" not in faults(run)
+
+
+def test_a_copied_data_set_that_reads_the_original(run: RunDir, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "data", tmp_path / "copy")
+    write_config(load_config(run.config, [f"datasets.path={tmp_path / 'copy'}"]), run.config)
+    durable.write_json(run.allowed, {"datasets.path": str(tmp_path / "copy")})
+    assert faults(run) == {}
+    assert str(finished / "data") in notes(run)["shards"]
+
+
+def test_validations_that_were_changed_with_consent(train: Train) -> None:
+    """Each attempt's own configuration says which there are."""
+    trial = train("training.train_steps=10", "training.val_interval=4", "datasets.val_split_size=0.2")
+    for attempt, (steps, interval) in enumerate(((15, 0), (20, 5), (26, 6)), 1):
+        shutil.copy(trial.run.config, trial.run.attempt(attempt) / "config.yaml")
+        changed = [f"training.train_steps={steps}", f"training.val_interval={interval}"]
+        write_config(load_config(trial.run.config, changed), trial.run.config)
+        durable.write_json(trial.run.allowed, {"training.val_interval": interval})
+        train(again=trial)
+        assert faults(trial.run) == {}
+    assert sorted(trial.validations) == [0, 4, 8, 10, 20, 24, 26]

@@ -36,6 +36,7 @@ _MAGIC = b"tmrclgr\x01"  # the last byte is the version
 _HEADER = struct.Struct("<8sQ8s8s")  # magic, step of the first record, chain value before it, check of these
 _LINK = struct.Struct("<8sQQQQ")
 _WORD = (1 << 64) - 1
+MOST_STEPS = 1 << 27  # records that are read: 4 GiB
 
 
 class Sums(NamedTuple):
@@ -175,14 +176,22 @@ class Ledger:
         return step - self.first
 
 
-def read_ledger(path: Path) -> Ledger:
-    """Read a ledger, as far as it has been written. Raises DataError when there is none or its header is damaged."""
+def read_ledger(path: Path, most_steps: int = MOST_STEPS) -> Ledger:
+    """Read a ledger, as far as it has been written.
+
+    Raises DataError when there is none, its header is damaged, or it is larger than one of `most_steps` can be.
+    """
     if not path.is_file():
         raise DataError(f"{path}: is missing")
     try:
+        largest = _HEADER.size + RECORD.itemsize * min(most_steps + 1, MOST_STEPS)  # one that is being written
+        if (size := path.stat().st_size) > largest:
+            raise DataError(f"{path}: has {size:,} bytes, more than the {largest:,} that it can have")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise DataError(f"{path}: is too large for the memory") from None
     if len(data) < _HEADER.size:
         raise DataError(f"{path}: is cut off in its header")
     magic, first, before, check = _HEADER.unpack(data[: _HEADER.size])

@@ -15,10 +15,9 @@ from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.data.plan import DataPlan, require_same_shards, same_tokenizer
 from tmrc.train.checkpoint import TrainerState
+from tmrc.train.saved import TOKENIZER
 from tmrc.train.setup import Parts
 from tmrc.train.stamps import read_stamps
-
-TOKENIZER = "the data's tokenizer"  # noted beside the keys of the configuration
 
 
 def noted(config: Config, plan: DataPlan) -> dict[str, Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = 2.0  # that a resume spends on reading data again
 _NAMED = 3  # shards that a line names
+_LARGEST = 1 << 26  # bytes of data.json that are read
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ def read_stamps(run: RunDir) -> dict[str, Stamp] | None:
     if not run.data.is_file():
         return None
     try:
+        if run.data.stat().st_size > _LARGEST:
+            raise DataError(f"{run.data}: is larger than {_LARGEST:,} bytes")
         shards = json.loads(run.data.read_bytes())["shards"]
         return {_text(row["name"]): Stamp(*(_whole(row[key]) for key in Stamp.__annotations__)) for row in shards}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -204,6 +204,7 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None, cours
         device=str(parts.world.device),
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
+        ledger=keeper.ledger_head,
         **changed,
     )
     at = f"resumes after step {state.step:,}" if state else "starts"

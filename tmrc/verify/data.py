@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tmrc.config.errors import DataError
 from tmrc.data.batches import BatchReader
+from tmrc.data.plan import DataPlan
 from tmrc.train.ledger import Ledger, Sums, batch_sums, hashes
 from tmrc.train.samples import Changed, changed
 from tmrc.train.stamps import listed, take_stamps, touched
@@ -47,6 +48,8 @@ def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
     if facts.stamps is None:
         if facts.stamps_problem:
             return Check(name, "", (facts.stamps_problem,))
+        if facts.ledger is not None and facts.begun:  # they are written together
+            return Check(name, "", ("data.json is missing, though there is a ledger",))
         return Check(name, "data.json is not there to compare with", done=False)
     if resized := facts.resized():
         return Check(name, "", some([f"{line} since the run began" for line in resized]))
@@ -54,12 +57,25 @@ def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
         return Check(name, "", ("they are not those of the checkpoints (data_fingerprint)",))
     count = len(facts.plan.shards)
     summary = f"{count:,} shard{'s' * (count != 1)}, untouched since the run began"
+    notes = _elsewhere(facts.plan)
     if not (names := _touched(facts)):
-        return Check(name, summary)
-    notes = [f"{listed(names)} touched since the run began" + ("" if read else "; the tokens were not compared")]
+        return Check(name, summary, (), some(notes))
+    notes += [f"{listed(names)} touched since the run began" + ("" if read else "; the tokens were not compared")]
     if read and reader is not None and facts.ledger is not None:
         notes += _never_seen(reader, facts.ledger, names)
     return Check(name, summary, (), some(notes))
+
+
+def _elsewhere(plan: DataPlan) -> list[str]:
+    """A note where shards lie beside the metadata, and those of the same names that are read lie elsewhere."""
+    beside, read = plan.metadata.file.parent, plan.shards[0].path.parent
+    try:
+        copied = beside.resolve() != read.resolve() and any((beside / one.path.name).exists() for one in plan.shards)
+    except (OSError, RuntimeError):
+        return []
+    if not copied:
+        return []
+    return [f"those in {read} are read, where file_prefix leads, and not those of the same names in {beside}"]
 
 
 def _touched(facts: Facts) -> list[str]:

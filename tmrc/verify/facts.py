@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tmrc.config.errors import DataError, UserError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
+from tmrc.data.layout import split_layout
 from tmrc.data.plan import DataPlan, plan_data
 from tmrc.train.ledger import Ledger, read_ledger
+from tmrc.train.saved import begun_attempts
 from tmrc.train.stamps import Stamp, read_stamps, take_stamps
+from tmrc.verify.rows import Row, Rows, read_rows
 
-Row = dict[str, Any]
 MOST_STEPS = 10**12  # no step that is meant is larger
 _NAMED = 6  # steps that a line names
+_SPARE = 1024  # steps more than a run can have for which files are still read, so that it can be said what is there
+_WITHOUT_TOTAL = 1 << 24  # steps that a run can have of which nobody knows how many it has
+_ROW = 4096  # bytes that a row of metrics.jsonl can have
+_LARGEST_METRICS, _LARGEST_EVENTS = 1 << 30, 1 << 28  # bytes that are read at most
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Span:
     begin: int
     total: int | None  # steps in all, as the attempt saw it
     config: Config | None
+    validates: bool  # whether there are validations, by this attempt's own configuration
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ class Facts:
     plan: DataPlan | None
     plan_problem: str
     events: tuple[Row, ...]
+    events_read: Rows  # the same file as it is, line by line
     saved: dict[int, Saved]  # newest first
-    lines: tuple[Row | None, ...]  # of metrics.jsonl; None for what is no row
+    metrics: Rows
     ledger: Ledger | None
     ledger_problem: str
     stamps: dict[str, Stamp] | None  # of the shards when the run began
@@ -81,7 +87,27 @@ class Facts:
     def finished(self) -> int | None:
         """The step at which the run has finished, unless it goes on."""
         told = [row for row in self.events if row.get("event") in ("started", "resumed", "finished")]
-        return whole(told[-1].get("step")) if told and told[-1]["event"] == "finished" else None
+        if not told or told[-1]["event"] != "finished" or self.goes_on_after(told[-1]):
+            return None
+        return whole(told[-1].get("step"))
+
+    def goes_on_after(self, row: Row) -> bool:
+        """Whether an attempt after that of the event `row` has begun to write."""
+        number = whole(row.get("attempt"))
+        return number is not None and max(begun_attempts(self.run), default=0) > number
+
+    @property
+    def begun(self) -> tuple[Row, ...]:
+        """The events with which attempts began to train."""
+        return tuple(row for row in self.events if row["event"] in ("started", "resumed"))
+
+    @property
+    def keeps_ledger(self) -> bool:
+        """Whether anything there tells that the run has had a ledger."""
+        named = any(one.state.get("ledger") for one in self.saved.values())
+        told = any(row.get("ledger") for row in self.begun)
+        aside = any(self.run.path.glob("ledger.damaged_*.bin"))
+        return named or told or aside or self.run.ledger.exists() or self.run.data.exists()
 
     @property
     def same_shards(self) -> bool:
@@ -110,23 +136,37 @@ class Facts:
         return next(span for span in reversed(self.spans) if span.begin < max(step, 1))
 
 
-def read_events(run: RunDir) -> tuple[Row, ...]:
+def read_events(run: RunDir) -> Rows:
     """The events so far. To be read before the checkpoints: those that they name must be there."""
-    return tuple(row for row in _rows(run.events) if row is not None and isinstance(row.get("event"), str))
+    return read_rows(run.events, _LARGEST_EVENTS)
 
 
-def gather(run: RunDir, events: tuple[Row, ...], saved: dict[int, Saved]) -> Facts:
+def gather(run: RunDir, read: Rows, saved: dict[int, Saved]) -> Facts:
     """Read everything else. The ledger comes last: what is in other files must be in it."""
+    events = tuple(row for row in read.lines if row is not None and isinstance(row.get("event"), str))
     config, config_problem = _config(run.config)
     plan, plan_problem = _plan(config)
     stamps, stamps_problem = _stamps(run)
-    lines = tuple(_rows(run.metrics))
-    ledger, ledger_problem = _ledger(run)
-    spans = tuple(_spans(run, events, config))
+    spans = tuple(_spans(run, events, config, plan))
+    most = _most_steps(spans, saved, plan)
+    metrics = read_rows(run.metrics, min(_LARGEST_METRICS, 2 * most * _ROW))
+    ledger, ledger_problem = _ledger(run, most)
     return Facts(
-        run, config, config_problem, plan, plan_problem, events, saved, lines, ledger, ledger_problem, stamps,
+        run, config, config_problem, plan, plan_problem, events, read, saved, metrics, ledger, ledger_problem, stamps,
         stamps_problem, spans,
     )  # fmt: skip
+
+
+def validates(config: Config | None, plan: DataPlan | None) -> bool:
+    """Whether a run with this configuration has validations on the shards of `plan`."""
+    if config is None or plan is None or not config.training.val_interval or config.datasets.val_split_size == 0:
+        return False
+    wanted = config.training.val_batches * config.training.batch_size
+    try:
+        layout = split_layout(plan.shards, config.model.context_length, config.datasets.val_split_size, wanted)
+    except DataError:
+        return False
+    return layout.validation_texts > 0
 
 
 def whole(value: object) -> int | None:
@@ -150,16 +190,25 @@ def some(lines: Sequence[str], most: int = 20) -> tuple[str, ...]:
     return (*lines[:most], *([f"and {len(lines) - most:,} more"] if len(lines) > most else []))
 
 
-def _spans(run: RunDir, events: Sequence[Row], config: Config | None) -> Iterator[Span]:
+def _most_steps(spans: Sequence[Span], saved: dict[int, Saved], plan: DataPlan | None) -> int:
+    """How many steps the files of the run can hold; somewhat more, to tell what is in them."""
+    totals = [span.total for span in spans if span.total is not None]
+    if not totals:
+        return _WITHOUT_TOTAL
+    return max(*totals, *saved, plan.total_steps if plan else 0) + _SPARE
+
+
+def _spans(run: RunDir, events: Sequence[Row], config: Config | None, plan: DataPlan | None) -> Iterator[Span]:
     """The attempts in order; at least one."""
     kept = _kept_configs(run)
     begun = [row for row in events if row["event"] in ("started", "resumed") and whole(row.get("step")) is not None]
     if not begun or begun[0]["step"] > 0:
-        yield Span(0, None, config)
+        yield Span(0, None, config, validates(config, plan))
     for row in begun:
         number = whole(row.get("attempt")) or 0
         later = [kept[other] for other in sorted(kept) if other >= number]
-        yield Span(row["step"], whole(row.get("total_steps")), _config(later[0])[0] if later else config)
+        own = _config(later[0])[0] if later else config
+        yield Span(row["step"], whole(row.get("total_steps")), own, validates(own, plan))
 
 
 def _kept_configs(run: RunDir) -> dict[int, Path]:
@@ -196,25 +245,8 @@ def _stamps(run: RunDir) -> tuple[dict[str, Stamp] | None, str]:
         return None, str(error)
 
 
-def _ledger(run: RunDir) -> tuple[Ledger | None, str]:
+def _ledger(run: RunDir, most_steps: int) -> tuple[Ledger | None, str]:
     try:
-        return read_ledger(run.ledger), ""
+        return read_ledger(run.ledger, most_steps), ""
     except DataError as error:
         return None, str(error)
-
-
-def _rows(path: Path) -> list[Row | None]:
-    """The whole lines of a .jsonl file; a last one that is being written, or was cut off by a kill, is left out."""
-    try:
-        content = path.read_bytes() if path.is_file() else b""
-    except OSError:
-        content = b""
-    return [_row(line) for line in content.split(b"\n")[:-1]]
-
-
-def _row(line: bytes) -> Row | None:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None

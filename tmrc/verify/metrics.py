@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tmrc.train.schedule import learning_rate
-from tmrc.verify.facts import MOST_STEPS, Check, Facts, Row, Span, some, steps, whole
+from tmrc.verify.facts import MOST_STEPS, Check, Facts, Span, some, steps, whole
+from tmrc.verify.rows import Row
 
 _MOST_MISSING = 1000
 TRAINING, VALIDATION = 0, 1
+_OF_TRAINING = {"loss", "grad_norm", "lr", "tokens"}
 Key = tuple[int, int]  # step, and which kind of row: in this order they stand in the file
 
 
@@ -23,18 +25,25 @@ class _Line:
 
 def check_metrics(facts: Facts) -> Check:
     """Gaps, repeats, order, ends, and what is a function of the step."""
-    if not facts.lines:
-        lost = [f"is empty, though {one.path.name} was written" for step, one in facts.saved.items() if step][:1]
-        return Check("metrics", "no row yet", tuple(lost), done=False)
-    faults = [f"line {n:,} is no row" for n, row in enumerate(facts.lines, 1) if row is None or _key(row) is None]
-    lines = [
-        _Line(n, key, row) for n, row in enumerate(facts.lines, 1) if row is not None and (key := _key(row)) is not None
-    ]
+    rows = facts.metrics.lines
+    if facts.metrics.problem:
+        return Check("metrics", "", (f"{facts.run.metrics.name} {facts.metrics.problem}",))
+    if not rows:
+        what = "has no row" if facts.run.metrics.is_file() else "is missing"
+        lost = [f"though {one.path.name} was written" for step, one in facts.saved.items() if step]
+        lost = [f"though the run has finished at step {facts.finished:,}"] if facts.finished else lost[:1]
+        return Check(
+            "metrics", "no row yet", tuple(f"{facts.run.metrics.name} {what}, {why}" for why in lost), done=False
+        )
+    faults = [f"line {n:,} is no row" for n, row in enumerate(rows, 1) if row is None or _key(row) is None]
+    lines = [_Line(n, key, row) for n, row in enumerate(rows, 1) if row is not None and (key := _key(row)) is not None]
     faults += _out_of_place(lines)
     keys = {line.key for line in lines}
     there, least = max(keys, default=(0, TRAINING)), _must_reach(facts)
     horizon = max(there[0], least[0])
     expected, missing = _compare(facts, keys, horizon, max(there, least))
+    if facts.finished and facts.span_of(facts.finished).config is None and (facts.finished, TRAINING) not in keys:
+        missing.append((facts.finished, TRAINING))
     faults += _gaps(missing)
     faults += [_unexpected(facts, line) for line in lines if line.key not in expected and _judged(facts, line.key)]
     faults += [fault for line in lines for fault in _wrong_numbers(facts, line)]
@@ -45,9 +54,9 @@ def check_metrics(facts: Facts) -> Check:
 
 def _key(row: Row) -> Key | None:
     step = whole(row.get("step"))
-    if step is None or ("loss" in row) == ("val_loss" in row):
+    if step is None or _OF_TRAINING.isdisjoint(row) != ("val_loss" in row):
         return None
-    return step, TRAINING if "loss" in row else VALIDATION
+    return step, VALIDATION if "val_loss" in row else TRAINING
 
 
 def _out_of_place(lines: Sequence[_Line]) -> Iterator[str]:
@@ -78,9 +87,11 @@ def _compare(facts: Facts, keys: set[Key], horizon: int, last: Key) -> tuple[set
     """The rows that may be there up to `horizon`, and those up to `last` that are missing."""
     expected: set[Key] = set()
     missing: list[Key] = []
+    # One that was due when an attempt stopped is not made up for by the next, if that has no validations.
+    dropped = {(span.begin, VALIDATION) for span in facts.spans if not span.validates}
     for key in _expected(facts, horizon):
         expected.add(key)
-        if key not in keys and key <= last:
+        if key not in keys and key <= last and key not in dropped:
             missing.append(key)
         if len(missing) >= _MOST_MISSING:
             break
@@ -89,10 +100,10 @@ def _compare(facts: Facts, keys: set[Key], horizon: int, last: Key) -> tuple[set
 
 def _expected(facts: Facts, horizon: int) -> Iterator[Key]:
     """The rows of a run that has got to `horizon`, in order."""
-    if (first := facts.span_of(1)).config and _validates(facts, first):
+    if any(span.validates for span in facts.spans if span.begin == 0):
         yield 0, VALIDATION
     for span, begin, end in _stretches(facts.spans, horizon):
-        yield from _of_span(facts, span, begin, end)
+        yield from _of_span(span, begin, end)
 
 
 def _stretches(spans: Sequence[Span], horizon: int) -> list[tuple[Span, int, int]]:
@@ -105,11 +116,11 @@ def _stretches(spans: Sequence[Span], horizon: int) -> list[tuple[Span, int, int
     return found
 
 
-def _of_span(facts: Facts, span: Span, begin: int, end: int) -> Iterator[Key]:
+def _of_span(span: Span, begin: int, end: int) -> Iterator[Key]:
     if span.config is None:
         return
     training = span.config.training
-    log, validate = training.log_interval, training.val_interval if _validates(facts, span) else 0
+    log, validate = training.log_interval, training.val_interval if span.validates else 0
     step = begin
     while step <= end:
         if step == 1 or step % log == 0 or step == span.total:
@@ -120,11 +131,6 @@ def _of_span(facts: Facts, span: Span, begin: int, end: int) -> Iterator[Key]:
         if span.total is not None and step < span.total:
             following.append(span.total)
         step = min(following)
-
-
-def _validates(facts: Facts, span: Span) -> bool:
-    there = facts.plan is not None and facts.plan.validation_sequences > 0
-    return there and span.config is not None and span.config.training.val_interval > 0
 
 
 def _judged(facts: Facts, key: Key) -> bool:
@@ -150,11 +156,15 @@ def _unexpected(facts: Facts, line: _Line) -> str:
 def _wrong_numbers(facts: Facts, line: _Line) -> Iterator[str]:
     """What is a function of the step, and no finite number where one must be."""
     (step, kind), row = line.key, line.row
-    name = "val_loss" if kind == VALIDATION else "loss"
-    if not _is_number(row[name]):
-        yield f"{_what(line.key)}: {name} is no number"
     span = facts.span_of(step)
-    if kind == VALIDATION or span.config is None:
+    for name in ("val_loss",) if kind == VALIDATION else ("loss", "grad_norm"):
+        if not _is_number(row.get(name)) and not (name == "grad_norm" and _may_overflow(row.get(name), span)):
+            yield f"{_what(line.key)}: {name} is {'no finite number' if name in row else 'missing'}"
+    if kind == VALIDATION:
+        return
+    if facts.plan is not None and facts.same_shards and row.get("epoch") != (step - 1) // facts.plan.steps_per_epoch:
+        yield f"step {step:,}: epoch is {row.get('epoch')!r:.20} instead of {(step - 1) // facts.plan.steps_per_epoch}"
+    if span.config is None:
         return
     config = span.config
     tokens = step * config.training.batch_size * config.model.context_length
@@ -168,7 +178,13 @@ def _wrong_numbers(facts: Facts, line: _Line) -> Iterator[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a finite number. A whole one with hundreds of digits is none."""
+    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 1 << 62)
+
+
+def _may_overflow(value: object, span: Span) -> bool:
+    """With float16 a gradient may overflow: the loss is scaled down, and the step left out."""
+    return type(value) is float and (span.config is None or span.config.model.autocast_precision == "float16")
 
 
 def _what(key: Key) -> str:

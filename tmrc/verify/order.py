@@ -22,11 +22,10 @@ def check_ledger(facts: Facts) -> Check:
     ledger, name = facts.ledger, "ledger"
     aside = sorted(path.name for path in facts.run.path.glob("ledger.damaged_*.bin"))
     notes = (f"set aside as damaged earlier: {', '.join(aside[:4])}",) if aside else ()
-    named = [step for step, one in facts.saved.items() if one.state.get("ledger")]
     if ledger is None:
-        if facts.run.ledger.exists() or named or facts.run.data.exists():
+        if facts.keeps_ledger:
             return Check(name, "", (facts.ledger_problem,), notes)
-        what = "none: the run was begun before there were ledgers" if facts.lines else "none yet"
+        what = "none: the run was begun before there were ledgers" if facts.metrics.lines else "none yet"
         return Check(name, what, (), notes, done=False)
     broken = ledger.broken()
     faults = [f"the record of step {step:,} is damaged" for step in broken]
@@ -35,10 +34,23 @@ def check_ledger(facts: Facts) -> Check:
         faults.append("it was begun with another seed, shuffle, batch_size, context_length or other data")
     if ledger.first > 1:
         notes = (*notes, f"{steps(range(1, ledger.first))} {'has' if ledger.first == 2 else 'have'} no record")
-    if facts.finished is not None and ledger.last > facts.finished:
-        faults.append(f"it has records up to step {ledger.last:,}, but the run has finished at {facts.finished:,}")
+    faults += _wrong_end(facts, ledger)
     count = len(ledger.records)
     return Check(name, f"{count:,} record{'s' * (count != 1)}, the chain holds", some(faults), notes)
+
+
+def _wrong_end(facts: Facts, ledger: Ledger) -> Iterator[str]:
+    """What a run that has finished leaves: a record of its last step, and nothing after it."""
+    end = facts.finished
+    if end is None:
+        return
+    if ledger.last > end:
+        yield f"it has records up to step {ledger.last:,}, but the run has finished at {end:,}"
+    named = any(step > ledger.last and one.state.get("ledger") and not one.flaw for step, one in facts.saved.items())
+    if ledger.last < end and not named:  # else it has been said
+        yield f"it ends at step {ledger.last:,}, but the run has finished at step {end:,}: it was cut off"
+    if ledger.rest and ledger.last >= end:
+        yield f"after its last record there are {len(ledger.rest):,} bytes that are none"
 
 
 def _begun_otherwise(facts: Facts, ledger: Ledger) -> bool:

@@ -14,10 +14,12 @@ from tmrc.data.batches import BatchReader
 from tmrc.train.samples import training_reader
 from tmrc.train.saved import checkpoint_steps
 from tmrc.verify.data import check_shards, check_tokens
+from tmrc.verify.events import check_events
 from tmrc.verify.facts import Check, Facts, gather, read_events
 from tmrc.verify.metrics import check_metrics
 from tmrc.verify.order import Order, check_ledger, check_order
-from tmrc.verify.saved import check_checkpoints, check_events, check_states, read_saved
+from tmrc.verify.saved import check_checkpoints, read_saved
+from tmrc.verify.states import check_configuration, check_states
 
 _LOOKS = 3  # at a run of which a new attempt begins meanwhile
 
@@ -77,7 +79,7 @@ def _checks(run: RunDir, read_data: bool) -> list[Check]:
             return check_tokens(facts, reader, problem, order.wrong, show)
 
     return [
-        _configuration(facts),
+        _guarded("configuration", lambda: check_configuration(facts)),
         _guarded("checkpoints", lambda: check_checkpoints(facts)),
         _guarded("trainer state", lambda: check_states(facts)),
         _guarded("ledger", lambda: check_ledger(facts)),
@@ -94,12 +96,6 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
         return check()
     except Exception as error:  # the same
         return Check(name, "", (f"cannot be checked: {type(error).__name__}: {error}",))
-
-
-def _configuration(facts: Facts) -> Check:
-    if facts.config_problem:
-        return Check("configuration", "", (facts.config_problem,))
-    return Check("configuration", "loads")
 
 
 def _reader(facts: Facts) -> tuple[BatchReader | None, str]:

@@ -1,0 +1,73 @@
+"""Reading .jsonl files that may be damaged, or be no such files at all, without filling the memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tmrc.train import durable
+
+Row = dict[str, Any]
+LARGEST_LINE = 1 << 20  # bytes; a longer line is no row
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The whole lines of a file. `lines`: None for what is no row; `cut_off`: numbers, from 1, of begun rows."""
+
+    lines: tuple[Row | None, ...] = ()
+    cut_off: tuple[int, ...] = ()  # a full disk, or a kill, leaves such a line, and the next row begins a new one
+    problem: str = ""  # why the file was not read
+
+
+def read_rows(path: Path, largest: int) -> Rows:
+    """Read a file of up to `largest` bytes; a last line that is being written, or was cut off by a kill, is left out.
+
+    Never raises for what is there. No file: no lines.
+    """
+    lines: list[Row | None] = []
+    cut_off: list[int] = []
+    try:
+        with durable.open_file(path) as fd, os.fdopen(os.dup(fd), "rb") as file:
+            if (size := os.fstat(fd).st_size) > largest:
+                return Rows(problem=f"has {size:,} bytes, more than the {largest:,} that it can have: it was not read")
+            for number, line in enumerate(_lines(file, largest), 1):
+                lines.append(row := _row(line))
+                if row is None and is_begun(line):
+                    cut_off.append(number)
+    except FileNotFoundError:
+        return Rows()
+    except (OSError, ValueError) as error:
+        return Rows(problem=f"cannot be read: {error}")
+    return Rows(tuple(lines), tuple(cut_off))
+
+
+def is_begun(line: bytes) -> bool:
+    """Whether a line that is no row can be the beginning of an event."""
+    start = b'{"event": "'
+    return not line.endswith(b"}") and (line.startswith(start) or start.startswith(line))
+
+
+def _lines(file: IO[bytes], largest: int) -> Iterator[bytes]:
+    """Whole lines; of one that is too long only the beginning, which is no row."""
+    left = largest  # the file may grow meanwhile
+    while left > 0 and (line := file.readline(LARGEST_LINE)):
+        left -= len(line)
+        whole = line
+        while whole and not whole.endswith(b"\n"):
+            whole = file.readline(LARGEST_LINE)
+            left -= len(whole)
+        if whole:
+            yield line.removesuffix(b"\n")
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
