@@ -47,7 +47,7 @@ JOB = (
 @click.option(
     "--json", "json_file", metavar="FILE", shell_complete=files, help="Write all that was found; - for stdout."
 )
-@click.option("--markdown", metavar="FILE", shell_complete=files, help="Write the table of all faults.")
+@click.option("--markdown", metavar="FILE", shell_complete=files, help="Write the table of all faults; - for stdout.")
 @click.option("--slurm", is_flag=True, help="Run everything as jobs.")
 @click.option("-p", "--partition", metavar="P", help="Slurm partition.")
 @click.option("-A", "--account", metavar="A", help="Slurm account.")
@@ -109,7 +109,7 @@ def drill(
     if processes is not None:
         given.append(f"launch.processes_per_node={processes}")
     wish = Wish(
-        source, tuple(given), tuple(name.strip() for name in faults.split(",") if name.strip()), trials, seed, slurm,
+        source, tuple(given), tuple(name.strip() for name in faults.split(",")), trials, seed, slurm,
         reference, only, parallel, keep, tuple(options), tuple(sys.argv), **(context.obj or {}),
     )  # fmt: skip
     return run_command(wish, json_file, markdown)

@@ -13,7 +13,7 @@ from launch.complete import runs_and_sweeps
 
 if TYPE_CHECKING:
     from launch.report.entries import Facts
-    from launch.report.output import Target
+    from launch.resultfile import ResultFile
 
 _FILE = click.Path(path_type=Path)
 
@@ -42,14 +42,14 @@ def report(
     """
     from launch.find import find_runs
     from launch.plaintext import one_line
-    from launch.report.output import check_targets
+    from launch.resultfile import check_files
     from tmrc.config.errors import UserError
 
     runs = find_runs(targets)
     if not runs:
         raise UserError(f"no runs in {', '.join(targets)}")
     files = _files(html, png, csv)
-    check_targets(files, force)
+    check_files(files, force)
     from launch.report.collect import collect
     from launch.report.entries import make_facts
 
@@ -67,15 +67,21 @@ def report(
         click.echo(one_line(str(target.path)))
 
 
-def _files(html: Path | None, png: Path | None, csv: Path | None) -> dict[str, Target]:
-    from launch.report.output import PAGE, PICTURE, SHEET, Target
+def _files(html: Path | None, png: Path | None, csv: Path | None) -> dict[str, ResultFile]:
+    from launch.report.output import PAGE, PICTURE, SHEET
+    from launch.resultfile import ResultFile
 
     marks = (
         ("html", "-o", html, PAGE),
         ("png", "--png", png, PICTURE),
         ("csv", "--csv", csv, SHEET),
     )
-    return {kind: Target(option, path, mark) for kind, option, path, mark in marks if path is not None}
+    advice = "name another file, or add --force"
+    return {
+        kind: ResultFile(option, path, mark, "tmrc report", advice)
+        for kind, option, path, mark in marks
+        if path is not None
+    }
 
 
 def _content(kind: str, facts: Facts, title: str, now: float, problem: str) -> bytes:
@@ -100,7 +106,7 @@ def _title(targets: tuple[str, ...], facts: Facts) -> str:
     return parents.pop().name if len(parents) == 1 and len(targets) == 1 else f"{len(facts.entries):,} runs compared"
 
 
-def _print_json(facts: Facts, files: dict[str, Target], problem: str) -> None:
+def _print_json(facts: Facts, files: dict[str, ResultFile], problem: str) -> None:
     from launch.report.sheet import objects
 
     if problem:

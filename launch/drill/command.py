@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import launch.drill.faults
@@ -14,79 +16,75 @@ from launch.drill.prepare import prepare
 from launch.drill.table import MARK, Report, as_object, markdown, summary, table
 from launch.drill.wish import Wish
 from launch.interrupts import interruptible
+from launch.resultfile import ResultFile, check_files
 from launch.screen import never_fails_to_print
 from tmrc.config.errors import UserError
 
 INTERRUPTED = 130
+STDOUT = "-"
 
 
 def run_command(wish: Wish, json_file: str | None, markdown_file: str | None) -> int:
     """Do it; returns the exit code. Raises UserError."""
     never_fails_to_print()
-    files = [(name, path, mark) for name, path, mark in _files(json_file, markdown_file) if path is not None]
-    for option, path, mark in files:
-        _check(option, path, mark)
+    if json_file == markdown_file == STDOUT:
+        raise UserError("--json and --markdown cannot both be -")
+    files = _files(json_file, markdown_file)
+    check_files(files)
     began = time.monotonic()
-    with interruptible():
+    with interruptible(), _one_line_for_a_full_disk():
         drill = prepare(wish, _say)
-        report = drill.run(lambda report: _write(report, time.monotonic() - began, json_file, None))
+        report = drill.run(lambda report: _write(files, "json", _as_json(report, time.monotonic() - began)))
     seconds = time.monotonic() - began
-    _write(report, seconds, json_file, markdown_file)
-    _show(report, seconds, drill, to_stderr=json_file == "-")
+    texts = {"json": _as_json(report, seconds), "markdown": markdown(report, seconds)}
+    for kind, text in texts.items():
+        _write(files, kind, text)
+    piped = next(
+        (texts[kind] for kind, file in (("json", json_file), ("markdown", markdown_file)) if file == STDOUT), ""
+    )
+    _show(report, seconds, drill, piped)
     drill.clean_up()
     if drill.interrupted:
         return INTERRUPTED
     return 0 if report.equal else 1
 
 
-def _files(json_file: str | None, markdown_file: str | None) -> tuple[tuple[str, Path | None, bytes], ...]:
-    """(option, file, what a file of ours begins with)."""
-    written = Path(json_file) if json_file not in (None, "-") else None
-    return ("--json", written, b'{\n "drill"'), (
-        "--markdown",
-        Path(markdown_file) if markdown_file else None,
-        MARK.encode(),
-    )
+def _files(json_file: str | None, markdown_file: str | None) -> dict[str, ResultFile]:
+    """Those that are files, not stdout, and what of ours begins with."""
+    given = (("json", json_file, b'{\n "drill"'), ("markdown", markdown_file, MARK.encode()))
+    return {
+        kind: ResultFile(f"--{kind}", Path(name), mark, "tmrc drill")
+        for kind, name, mark in given
+        if name not in (None, STDOUT)
+    }
 
 
-def _check(option: str, path: Path, mark: bytes) -> None:
-    """Raise UserError where the file cannot be written, or is none that a drill has written."""
+def _as_json(report: Report, seconds: float) -> str:
+    return json.dumps(as_object(report, seconds), indent=1) + "\n"
+
+
+def _write(files: Mapping[str, ResultFile], kind: str, text: str) -> None:
+    """What is known, into the file of that kind, if there is one."""
+    if kind in files:
+        files[kind].write(text.encode("utf8", "replace"))
+
+
+@contextlib.contextmanager
+def _one_line_for_a_full_disk() -> Iterator[None]:
+    """What the disk of the drill refuses is said in one line, with the file."""
     try:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise UserError(f"{option}: {path}: is a directory, or in none")
-        if path.exists() and path.stat().st_size:
-            with path.open("rb") as file:
-                ours = file.read(len(mark)) == mark
-            if not ours:
-                raise UserError(f"{option}: {path}: exists, and is not of tmrc drill; name another file")
-        elif not path.exists():
-            path.touch()
-            path.unlink()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{option}: {path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _write(report: Report, seconds: float, json_file: str | None, markdown_file: str | None) -> None:
-    """What is known, into the files; into stdout only at the end, with the table."""
-    if json_file not in (None, "-"):
-        _replace(Path(str(json_file)), json.dumps(as_object(report, seconds), indent=1) + "\n")
-    if markdown_file is not None:
-        _replace(Path(markdown_file), markdown(report, seconds))
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name[:200]}.drill")
-    try:
-        temporary.write_text(text, "utf8")
-        temporary.replace(path)
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror or error}") from None
 
 
-def _show(report: Report, seconds: float, drill: Drill, to_stderr: bool) -> None:
-    if to_stderr:
-        print(json.dumps(as_object(report, seconds)))
-    stream = sys.stderr if to_stderr else sys.stdout
+def _show(report: Report, seconds: float, drill: Drill, piped: str) -> None:
+    """The tables, to stderr where stdout gets the text `piped`."""
+    if piped:
+        print(piped, end="")
+    stream = sys.stderr if piped else sys.stdout
     lines = [*table(report), "", summary(report, seconds)]
     if drill.wish.keep or drill.interrupted or not report.equal:
         lines.append(f"kept: {drill.folder}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 
 from launch.drill.damage import MANIFEST, steps_of
 from launch.drill.tensors import first_difference as first_of_tensors
+from launch.facts import read_object
 from tmrc.config.errors import DataError, UserError
 from tmrc.config.rundir import RunDir, read_jsonl
 
 EXACT = ("loss", "val_loss", "grad_norm", "lr", "tokens", "epoch", "accuracy")  # not how long it took, nor when
 STATE = "trainer.json"
-# Of the trainer's state: how it was computed, which need not be the same
-_CIRCUMSTANCES = ("world_size", "micro_batch_size", "threads", "torch_version")
+LARGEST_MANIFEST = 1 << 20  # bytes
+# Of the trainer's state: how it was computed, and whether it was saved before a validation that was run later
+_CIRCUMSTANCES = ("world_size", "micro_batch_size", "threads", "torch_version", "validation_due")
 Row = dict[str, Any]
 
 
@@ -50,6 +51,7 @@ class Results:
     checkpoint: Path | None
     digests: Mapping[str, str]  # of the newest checkpoint's files, hashed anew
     state: Mapping[str, Any]
+    listed: Mapping[str, Any]  # name -> what the checkpoint's manifest says of that file
 
 
 def read_results(run: RunDir) -> Results:
@@ -57,26 +59,29 @@ def read_results(run: RunDir) -> Results:
     records, first = _ledger(run)
     steps = steps_of(run)
     checkpoint = steps[0] if steps else None
-    digests = {} if checkpoint is None else {file.name: sha256(file) for file in sorted(checkpoint.iterdir())}
-    state = {} if checkpoint is None else _object(checkpoint / STATE)
-    return Results(run, read_jsonl(run.metrics), records, first, checkpoint, digests, state)
+    state = {} if checkpoint is None else read_object(checkpoint / STATE)
+    listed = {} if checkpoint is None else read_object(checkpoint / MANIFEST, LARGEST_MANIFEST).get("files")
+    try:
+        digests = {} if checkpoint is None else {file.name: sha256(file) for file in sorted(checkpoint.iterdir())}
+        rows = read_jsonl(run.metrics)
+    except OSError as error:
+        raise UserError(f"{error.filename or run.path}: cannot be read: {error.strerror or error}") from None
+    return Results(run, rows, records, first, checkpoint, digests, state, listed if isinstance(listed, dict) else {})
 
 
 def compare(reference: Results, found: Results) -> Difference | None:
     """The first difference; None when there is none."""
-    parts = (_damaged(found), _metrics(reference, found), _samples(reference, found), _checkpoint(reference, found))
+    parts = (damage_of(found), _metrics(reference, found), _samples(reference, found), _checkpoint(reference, found))
     return next((one for part in parts for one in part), None)
 
 
-def _damaged(found: Results) -> Iterator[Difference]:
+def damage_of(found: Results) -> Iterator[Difference]:
     """The newest checkpoint against its own manifest."""
     if found.checkpoint is None:
         return
-    listed = _object(found.checkpoint / MANIFEST).get("files")
-    if not isinstance(listed, dict):
+    if not found.listed:
         yield Difference(str(found.checkpoint / MANIFEST), None, "is damaged")
-        return
-    for name, entry in listed.items():
+    for name, entry in found.listed.items():
         words = entry.get("sha256") if isinstance(entry, dict) else None
         if words != found.digests.get(name):
             yield Difference(
@@ -166,16 +171,9 @@ def _ledger(run: RunDir) -> tuple[list[bytes] | None, int]:
     return [record.tobytes() for record in ledger.records], ledger.first
 
 
-def _object(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where it holds none."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal. Raises OSError, and UserError for what is no ordinary file."""
+    if not file.is_file():
+        raise UserError(f"{file}: is no ordinary file")
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

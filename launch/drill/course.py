@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from launch.attempts import last_attempt, read_ending, read_owner
-from tmrc.config.errors import UserError
+from launch.attempts import last_attempt
+from launch.facts import number_of, read_attempt
+from tmrc.config.errors import UserError, shown
 from tmrc.config.rundir import RunDir, read_jsonl
+
+LARGEST = 1e15  # of seconds and of steps
 
 
 @dataclass(frozen=True)
@@ -37,29 +42,50 @@ class Course:
 
 def course_of(run: RunDir) -> Course:
     """The course of a finished run, by its files. Raises UserError when it has not finished, or was interrupted."""
-    rows = read_jsonl(run.events)
-    said = {row.get("event"): row for row in rows}
+    rows = _rows(run.events)
+    said = {row.get("event"): row for row in rows if isinstance(row.get("event"), str)}
     if "finished" not in said:
         raise UserError(f"{run.path}: has not finished, so there is nothing to compare with")
     number = last_attempt(run)
     if number != 1 or "started" not in said:
         raise UserError(f"{run.path}: took {number} attempts; a reference is a run that was not interrupted")
-    owner, ending = read_owner(run, number), read_ending(run, number)
-    started, finished = float(said["started"]["time"]), float(said["finished"]["time"])
-    began = owner.began if owner else started
-    if owner and owner.executor != "slurm":  # its way through the queue is not of the run's doing
-        began = float(said.get("submitted", {"time": began})["time"])
-    ended = max(ending.ended if ending else finished, finished)
+    attempt = read_attempt(run, number)
+    started, finished = (_required(run, said[name], "time") for name in ("started", "finished"))
+    began = attempt.began or started
+    if attempt.executor not in ("", "slurm"):  # a job's way through the queue is not of the run's doing
+        began = _number(said.get("submitted", {}), "time") or began
+    ended = max(attempt.ended or finished, finished)
     saves = [row for row in rows if row.get("event") == "checkpoint"]
-    metrics = read_jsonl(run.metrics)
-    steps = [float(row["time"]) for row in metrics if "loss" in row and "time" in row]
-    took = sorted(float(row.get("seconds", 0.0)) for row in saves)
+    metrics = _rows(run.metrics)
+    times = [_number(row, "time") for row in metrics if "loss" in row]
+    took = sorted(_number(row, "seconds") or 0.0 for row in saves)
     return Course(
-        wall=ended - began,
-        start=started - began,
-        end=ended - max(steps, default=finished),
-        steps=int(said["finished"]["step"]),
+        wall=max(ended - began, 0.0),  # clocks are set now and then
+        start=max(started - began, 0.0),
+        end=max(ended - max((time for time in times if time is not None), default=finished), 0.0),
+        steps=int(_required(run, said["finished"], "step")),
         saves=len(saves),
         save=took[len(took) // 2] if took else 0.0,
         validations=sum("val_loss" in row for row in metrics),
     )
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    try:
+        return read_jsonl(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def _required(run: RunDir, row: dict[str, Any], key: str) -> float:
+    """A number in an event. Raises UserError where there is none."""
+    value = _number(row, key)
+    if value is None or value < 0:
+        raise UserError(f"{run.events}: event {shown(str(row.get('event')))}: {key} is no number that can be meant")
+    return value
+
+
+def _number(row: dict[str, Any], key: str) -> float | None:
+    """A number that can be meant; None for anything else."""
+    value = number_of(row, key)
+    return value if value is not None and abs(value) < LARGEST else None  # which NaN is not

@@ -10,6 +10,7 @@ from launch.drill.faults import leave_no_process
 from launch.drill.plan import Hit
 from launch.drill.scene import Trouble
 from launch.drill.trial import Stopped, Trial
+from launch.processes import end_with_parent
 
 
 class LocalTrial(Trial):
@@ -24,7 +25,7 @@ class LocalTrial(Trial):
         with log.open("ab") as output:
             process = subprocess.Popen(
                 self.command("--local", *self.how()), env=self.environment(), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=end_with_parent,
             )  # fmt: skip
         begun = time.monotonic()
         scene = self.strike(hit, lambda: process.poll() is not None, begun) if hit else None

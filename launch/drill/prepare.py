@@ -10,16 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from launch.drill.compare import read_results
-from launch.drill.course import course_of
+from launch.drill.compare import Results, read_results
+from launch.drill.course import Course, course_of
 from launch.drill.drill import Drill
 from launch.drill.local import last_line
 from launch.drill.outcome import Setting
 from launch.drill.plan import HITS, draw_plan
 from launch.drill.processes import MARK, end_all
 from launch.drill.scene import Fault, faults_of
+from launch.drill.sound import require_sound
 from launch.drill.wish import Wish
 from launch.find import is_run
+from launch.processes import end_with_parent
 from launch.progress import duration
 from tmrc.config.errors import UserError, nearest, shown
 from tmrc.config.load import load_config
@@ -35,12 +37,13 @@ def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
     """Run the reference, or take the one that is given, and draw the plans. Raises UserError."""
     names = chosen(wish.faults, "slurm" if wish.slurm else "local")
     config, source, begun = _config(wish)
+    known = None if begun is None else _known(begun)  # before anything is said or made
     names = _possible(names, config, wish, say)
     folder = _folder(config)
     if begun is None:
         say(f"{'drill':10}{folder}")
         begun = _reference(wish, folder, source)
-    setting = _setting(wish, folder, begun, names)
+    setting = _setting(wish, folder, names, *(known or _known(begun)))
     numbers = [wish.only] if wish.only else range(1, wish.trials + 1)
     drill = Drill(wish, say, folder, setting, [draw_plan(wish.seed, n, names) for n in numbers])
     _say_course(drill)
@@ -50,6 +53,8 @@ def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
 def chosen(faults: Sequence[str], where: str) -> list[str]:
     """The faults that are named, or all. Raises UserError for a name that there is none of, or not there."""
     valid = faults_of(where)
+    if not faults:
+        raise UserError(f"--faults: got none, valid: all, {', '.join(valid)}")
     wanted = [name for name in faults if name != "all"] or list(valid)
     for name in wanted:
         if name not in valid:
@@ -97,7 +102,11 @@ def _folder(config: Config) -> Path:
 def _reference(wish: Wish, folder: Path, source: str) -> RunDir:
     """Run the configuration without any fault. Raises UserError when it does not finish."""
     target = folder / REFERENCE
-    target.mkdir()
+    try:
+        target.mkdir()
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{target}: cannot be made: {error.strerror or error}") from None
     if wish.slurm:
         from launch.drill.slurm import run_reference
 
@@ -109,8 +118,9 @@ def _reference(wish: Wish, folder: Path, source: str) -> RunDir:
     try:
         with waiting("the reference, a run without any fault"), log.open("wb") as output:
             done = subprocess.run(
-                words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
+                words, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                preexec_fn=end_with_parent,
+            )  # fmt: skip
     except BaseException:
         end_all(target)
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,8 +134,15 @@ def _reference(wish: Wish, folder: Path, source: str) -> RunDir:
     return found[0]
 
 
-def _setting(wish: Wish, folder: Path, run: RunDir, names: list[str]) -> Setting:
+def _known(run: RunDir) -> tuple[Course, Results]:
+    """What the reference tells. Raises UserError where it has not finished, or is damaged."""
     course, results = course_of(run), read_results(run)
+    require_sound(results, course, load_config(run.config).training.log_interval)
+    return course, results
+
+
+def _setting(wish: Wish, folder: Path, names: list[str], course: Course, results: Results) -> Setting:
+    run = results.run
     faults: dict[str, Fault] = {name: faults_of("slurm" if wish.slurm else "local")[name] for name in names}
     config = load_config(run.config)
     return Setting(folder, run.config, QUIET, run.code, config, results, course, faults, wish.options, wish.submit)

@@ -50,7 +50,14 @@ def _blow(outcome: Outcome, number: int) -> str:
 def _verdict(outcome: Outcome) -> str:
     if outcome.trouble:
         return "FAILED"
-    return "equal" if outcome.equal else "DIFFERENT"
+    if not outcome.equal:
+        return "DIFFERENT"
+    return "equal" if _was_hit(outcome) else "not hit"
+
+
+def _was_hit(outcome: Outcome) -> bool:
+    """Whether any fault came before the run was over."""
+    return any(blow.reached for blow in outcome.blows)
 
 
 def why(outcome: Outcome) -> str:
@@ -112,7 +119,10 @@ def summary(report: Report, seconds: float) -> str:
     """The last line."""
     count, equal = len(report.outcomes), sum(one.equal for one in report.outcomes)
     cut = "" if count == len(report.plans) else f" (of {len(report.plans)} that were planned)"
-    return f"{equal} of {count} trials{cut} ended as the uninterrupted run did, bit for bit; {duration(seconds)}"
+    missed = sum(one.equal and not _was_hit(one) for one in report.outcomes)
+    of_these = f" ({missed} of them were over before any fault came)" if missed else ""
+    told = f"{equal} of {count} trials{cut} ended as the uninterrupted run did, bit for bit{of_these}"
+    return f"{told}; {duration(seconds)}"
 
 
 def markdown(report: Report, seconds: float) -> str:

@@ -11,6 +11,10 @@ from typing import Any
 _FORMS = {"F64": "<d", "F32": "<f", "F16": "<e", "I64": "<q", "I32": "<i", "U8": "<B", "BOOL": "<?"}
 _SIZES = {"BF16": 2}
 _LARGEST_HEADER = 1 << 26  # bytes
+_UNREADABLE = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, MemoryError, RecursionError,
+    struct.error,
+)  # fmt: skip
 
 
 def first_difference(reference: Path, found: Path) -> tuple[str, object, object]:
@@ -26,7 +30,7 @@ def first_difference(reference: Path, found: Path) -> tuple[str, object, object]
             pair = [_bytes(file, start + begin, end - begin) for file, start in ((reference, old[1]), (found, new[1]))]
             if pair[0] != pair[1]:
                 return _element(name, about, pair[0], pair[1])
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+    except _UNREADABLE as error:
         return f"cannot be taken apart ({type(error).__name__})", None, None
     return "bytes between the tensors", None, None
 

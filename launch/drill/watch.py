@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launch.attempts import last_attempt
+from launch.facts import integer
 from launch.find import is_run
 from tmrc.config.heartbeat import heartbeat_file, read_heartbeat
 from tmrc.config.rundir import RunDir, read_jsonl
@@ -130,7 +131,7 @@ def _scratch(run: RunDir) -> list[Path]:
 def _begun(run: RunDir) -> dict[int, int]:
     """The attempts that have come to training, and the steps that they went on from."""
     rows = [row for row in read_jsonl(run.events) if row.get("event") in ("started", "resumed")]
-    return {int(row["attempt"]): int(row.get("step", 0)) for row in rows if "attempt" in row}
+    return {number: integer(row, "step") or 0 for row in rows if (number := integer(row, "attempt")) is not None}
 
 
 def _last_logged(run: RunDir) -> int:

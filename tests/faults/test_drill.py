@@ -8,12 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from launch.drill.compare import compare, read_results, sha256
+from launch.drill.course import course_of
 from launch.drill.damage import DAMAGES, MANIFEST, steps_of
+from launch.drill.sound import require_sound
 from tests.train.conftest import Trial
+from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
-from tmrc.train.checkpoint import FILES
+from tmrc.train.saved import FILES
 
 RECORD = 32  # bytes of a ledger's header, and of each of its records
 
@@ -120,6 +125,60 @@ def test_each_planted_difference_is_found_and_named(train: Callable[..., Trial],
         assert Path(found.file).name == file and field in found.field, found
         assert step is None or found.step == step, found
         assert str(found).startswith(f"{run.path}/")
+
+
+def nested(run: RunDir) -> None:
+    (newest(run) / "trainer.json").write_text("[" * 200_000)
+    seal(run)
+
+
+def folder_within(run: RunDir) -> None:
+    (newest(run) / "folder").mkdir()
+
+
+def odd_event(name: str, key: str, value: object) -> Callable[[RunDir], None]:
+    def plant(run: RunDir) -> None:
+        found = [json.loads(line) for line in run.events.read_text().splitlines()]
+        changed = [{**row, key: value} if row["event"] == name else row for row in found]
+        run.events.write_text("".join(json.dumps(row) + "\n" for row in changed))
+
+    return plant
+
+
+BROKEN: tuple[tuple[Callable[[RunDir], object], str], ...] = (
+    (bit_behind_the_manifest, "model.safetensors: SHA-256"),
+    (nested, "trainer.json"),
+    (folder_within, "folder"),
+    (lambda run: (newest(run) / MANIFEST).unlink(), "manifest.json"),
+    (lambda run: (newest(run) / "manifest.json").write_text("[" * 200_000), "manifest.json"),
+    (last_row, "metrics.jsonl: ends at step 5"),
+    (lost_row, "rows are missing"),
+    (repeated_row, "metrics.jsonl: line 4 has step 3 after step 3"),
+    (lambda run: run.metrics.write_text(run.metrics.read_text()[:-1]), "cut off"),
+    (sample, "ledger.bin: the record of step 4"),
+    (fewer_samples, "ledger.bin: ends at step 5"),
+    (lambda run: (run.path / "ledger.bin").unlink(), "ledger.bin: is missing"),
+    (lambda run: (run.path / "ledger.bin").write_bytes(b"x" * 100), "ledger.bin"),
+    (odd_event("started", "time", "noon"), "time is no number"),
+    (odd_event("finished", "time", 1e300), "time is no number"),
+    (odd_event("finished", "step", []), "step is no number"),
+    (odd_event("finished", "step", 4), "step"),
+    (odd_event("finished", "event", ["finished"]), "has not finished"),
+)
+
+
+def test_what_is_wrong_with_a_reference_is_said_of_it(train: Callable[..., Trial], tmp_path: Path) -> None:
+    whole = train("training.val_interval=0").run
+    (whole.path / "attempts" / "1").mkdir(parents=True, exist_ok=True)
+    course = course_of(whole)
+    require_sound(read_results(whole), course, 1)
+    for number, (plant, words) in enumerate(BROKEN):
+        run = RunDir(tmp_path / str(number))
+        shutil.copytree(whole.path, run.path)
+        plant(run)
+        with pytest.raises(UserError) as raised:
+            require_sound(read_results(run), course_of(run), 1)
+        assert words in str(raised.value) and "\n" not in str(raised.value), (number, raised.value)
 
 
 def test_each_way_of_damage_is_one_that_the_trainer_finds(train: Callable[..., Trial], tmp_path: Path) -> None:

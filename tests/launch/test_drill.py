@@ -18,7 +18,9 @@ import launch.drill.slurm_faults
 from launch.drill.plan import MOMENTS, draw_plan
 from launch.drill.processes import MARK
 from launch.drill.scene import faults_of
+from launch.resultfile import ResultFile, check_files
 from tests.launch.helpers import ROOT, Done, call, events, tags, wait_for, write_config
+from tmrc.config.errors import UserError
 
 STANDIN = "tests.launch.standin.drill"
 NAMES = sorted(faults_of("local"))
@@ -80,6 +82,10 @@ def test_another_seed_has_other_plans() -> None:
         (("default", "training.nothing=1"), "training.nothing"),
         (("--trials", "3"), "CONFIG is missing"),
         (("default", "--reference", "nowhere"), "'nowhere'"),
+        (("default", "--faults", ""), "got '', valid: all, kill"),
+        (("default", "--faults", ","), "got '', valid: all, kill"),
+        (("default", "--json", "/dev/null"), "/dev/null: is no ordinary file"),
+        (("default", "--json", "-", "--markdown", "-"), "cannot both be -"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], words: str) -> None:
@@ -94,6 +100,31 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path) -> None:
         done = drill("default", option, tmp_path / "mine.json")
         assert done.code == 2 and "mine.json" in done.err and len(done.err.splitlines()) == 1
     assert (tmp_path / "mine.json").read_text() == '{"mine": 1}'
+
+
+def test_only_an_ordinary_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/null", "/dev/full", str(tmp_path / "pipe")):
+        file = ResultFile("--json", Path(name), b"ours", "tmrc drill")
+        before = os.lstat(name).st_mode
+        for attempt in (file.check, lambda file=file: file.write(b"ours")):
+            with pytest.raises(UserError, match="is no ordinary file"):
+                attempt()
+        assert os.lstat(name).st_mode == before
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UserError, match=r"--json: .*circle"):
+        ResultFile("--json", tmp_path / "circle", b"ours", "tmrc drill").check()
+
+
+def test_through_a_link_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    file = ResultFile("--json", tmp_path / "link", b"ours", "tmrc drill")
+    for content in (b"ours 1", b"ours 2"):
+        file.check()
+        file.write(content)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"ours 2"
+    with pytest.raises(UserError, match="is the file of --json as well"):
+        check_files({"a": file, "b": ResultFile("--markdown", tmp_path / "real", b"ours", "tmrc drill")})
 
 
 # The command
@@ -127,6 +158,14 @@ def test_trials_that_are_equal_and_one_that_differs(tmp_path: Path) -> None:
     assert f"--seed 0 --only {KILLED}" in done.err and "DIFFERENT" in done.err
     assert marked(tmp_path) == []
 
+    file = reference / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    there = sorted((tmp_path / "artifacts").iterdir())
+    done = drill("--reference", reference, "--only", 1)
+    assert done.code == 2 and done.out == "" and "Traceback" not in done.err
+    assert "the reference is damaged: " in done.err and "ends at step 39" in done.err.splitlines()[-1]
+    assert sorted((tmp_path / "artifacts").iterdir()) == there
+
 
 KILLED = 4
 
@@ -149,6 +188,20 @@ def test_ctrl_c_ends_what_was_begun(tmp_path: Path) -> None:
     assert "0 of 0 trials (of 1 that were planned)" in out and "Traceback" not in err
 
 
+def test_a_trial_does_not_outlive_the_drill(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    words = [tags(step_seconds=0.05), "training.train_steps=4000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", STANDIN, str(config), *words], cwd=ROOT, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    pattern = "artifacts/drill-*/reference/*/attempts/1/rank_0.pid"
+    wait_for(lambda: any(tmp_path.glob(pattern)), "the reference", patience=100.0)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not marked(tmp_path), "the end of what was begun", patience=60.0)
+
+
 def test_what_tmrc_submit_refuses_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     done = drill(config, "training.batch_size=5", "launch.processes_per_node=2")
@@ -163,7 +216,8 @@ def test_a_real_drill_of_all_faults(tmp_path: Path) -> None:
         tmp_path, training=training, datasets={"val_split_size": 0.1}, launch={"processes_per_node": 2}
     )
     found = tmp_path / "found.json"
-    call(config, "--trials", 12, "--json", found, module="launch.cli.drill")
+    words = ["drill", str(config), "--trials", "12", "--json", str(found)]
+    subprocess.run([sys.executable, "-m", "launch.cli.main", *words], cwd=ROOT, timeout=1800)
     said = json.loads(found.read_text())
     assert said["equal"], [one for one in said["trials"] if not one["equal"]]
 
