@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,21 +29,25 @@ def read_rows(path: Path, largest: int) -> Rows:
 
     Never raises for what is there. No file: no lines.
     """
-    lines: list[Row | None] = []
-    cut_off: list[int] = []
     try:
         with durable.open_file(path) as fd, os.fdopen(os.dup(fd), "rb") as file:
             if (size := os.fstat(fd).st_size) > largest:
                 return Rows(problem=f"has {size:,} bytes, more than the {largest:,} that it can have: it was not read")
-            for number, line in enumerate(_lines(file, largest), 1):
-                lines.append(row := _row(line))
-                if row is None and is_begun(line):
-                    cut_off.append(number)
+            return _rows(_lines(file, largest))
     except FileNotFoundError:
         return Rows()
     except (OSError, ValueError) as error:
         return Rows(problem=f"cannot be read: {error}")
-    return Rows(tuple(lines), tuple(cut_off))
+
+
+def _rows(lines: Iterable[bytes]) -> Rows:
+    rows: list[Row | None] = []
+    cut_off: list[int] = []
+    for number, line in enumerate(lines, 1):
+        rows.append(row := _row(line))
+        if row is None and is_begun(line):
+            cut_off.append(number)
+    return Rows(tuple(rows), tuple(cut_off))
 
 
 def is_begun(line: bytes) -> bool:
