@@ -135,7 +135,8 @@ def _on_this_host(facts: Facts) -> Standing:
         if _before(fresh, time.time() - START_PATIENCE):
             return _gone(facts, "it was submitted, but has never begun")
         return Standing("starting", sure=False)
-    if last is not None and last.pid is None and time.time() - (last.began or 0.0) < START_PATIENCE:
+    silent = not facts.of_attempt("started", "resumed", *ENDED)
+    if last is not None and last.pid is None and silent and time.time() - (last.began or 0.0) < START_PATIENCE:
         return Standing("starting", sure=False)
     if last is None or last.pid is None:
         return _gone(facts, "nobody knows which process runs it")

@@ -174,20 +174,15 @@ def test_what_differs_leaves_out_where_runs_ran(tmp_path: Path) -> None:
 
 def test_settings_that_are_no_yaml_are_none(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    for text in (b"\x00\xff", b"a: [", b"!!python/object/apply:os.system ['touch x']", b"just text"):
+    aliases = b"a: &a [1, 2]\nb: {c: *a}\n"  # tmrc writes none, and with them a short text can stand for a huge one
+    for text in (b"\x00\xff", b"a: [", b"!!python/object/apply:os.system ['touch x']", b"just text", aliases):
         file.write_bytes(text)
         assert read_settings(file) == {}
-    file.write_text("a: &a [1, 2]\nb: {c: *a}\n")
-    assert read_settings(file) == {"a": "[1, 2]", "b.c": "[1, 2]"}
 
 
-def test_settings_that_blow_up_are_cut(tmp_path: Path) -> None:
-    levels = ["a0: &a0 {x: 1, y: 2, z: 3, v: 4, w: 5}"]
-    levels += [
-        f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}, z: *a{n - 1}, v: *a{n - 1}, w: *a{n - 1}}}" for n in range(1, 30)
-    ]
-    (tmp_path / "config.yaml").write_text("\n".join(levels))
-    assert 0 < len(read_settings(tmp_path / "config.yaml")) <= 2_000  # not 5^30
+def test_of_very_many_settings_some_are_read(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("\n".join(f"a{n}: {n}" for n in range(9_000)))
+    assert 0 < len(read_settings(tmp_path / "config.yaml")) <= 2_000
 
 
 def test_a_sweep_is_sorted_by_validation_loss_and_runs_without_one_come_last(tmp_path: Path) -> None:
