@@ -7,18 +7,13 @@ from typing import Any
 
 import click
 
-from launch.complete import config_and_overrides, files, runs, templates
-
-# Options of tmrc-submit that say what a job gets
-JOB = (
-    "partition", "account", "qos", "nodes", "gpus_per_node", "cpus_per_task", "mem", "time", "constraint", "exclude",
-    "template",
-)  # fmt: skip
+from launch.cli.options import job_options
+from launch.complete import config_and_overrides, files, runs
 
 
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("arguments", metavar="CONFIG [KEY=VALUE]...", nargs=-1, shell_complete=config_and_overrides)
-@click.option("--faults", default="all", show_default=True, metavar="A,B,...", help="Which faults; see below.")
+@click.option("--faults", default="all", show_default=True, metavar="A,B,...", help="Which faults; see above.")
 @click.option(
     "--trials",
     type=click.IntRange(1, 100_000),
@@ -49,17 +44,7 @@ JOB = (
 )
 @click.option("--markdown", metavar="FILE", shell_complete=files, help="Write the table of all faults; - for stdout.")
 @click.option("--slurm", is_flag=True, help="Run everything as jobs.")
-@click.option("-p", "--partition", metavar="P", help="Slurm partition.")
-@click.option("-A", "--account", metavar="A", help="Slurm account.")
-@click.option("-q", "--qos", metavar="Q", help="Slurm quality of service.")
-@click.option("-N", "--nodes", type=int, metavar="N", help="Nodes.")
-@click.option("-G", "--gpus-per-node", type=int, metavar="G", help="GPUs on each node.")
-@click.option("-c", "--cpus-per-task", type=int, metavar="C", help="CPU cores on each node.")
-@click.option("--mem", metavar="M", help="Memory on each node, such as 360G.")
-@click.option("-t", "--time", metavar="T", help="Time limit, such as 2-00:00:00 or 30 (minutes).")
-@click.option("-C", "--constraint", metavar="X", help="Node features.")
-@click.option("-x", "--exclude", metavar="NODES", help="Nodes to keep off.")
-@click.option("--template", metavar="NAME|FILE", shell_complete=templates, help="Site template.")
+@job_options
 @click.pass_context
 def drill(
     context: click.Context,
@@ -101,9 +86,8 @@ def drill(
     wrong = next((text for text in given if "=" not in text), None)
     if wrong is not None:
         raise click.UsageError(f"{wrong!r}: give one CONFIG, and KEY=VALUE")
-    options = [
-        word for name in JOB if job[name] is not None for word in (f"--{name.replace('_', '-')}", str(job[name]))
-    ]
+    given_to_jobs = {name: value for name, value in job.items() if value is not None}
+    options = [word for name, value in given_to_jobs.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     if options and not slurm:
         raise click.UsageError(f"{options[0]} is for jobs: give --slurm as well")
     if processes is not None:

@@ -7,30 +7,16 @@ from typing import Any
 
 import click
 
+from launch.cli.options import job_options
 from launch.cli.run import run_command
-from launch.complete import config_and_overrides, runs, templates
+from launch.complete import config_and_overrides, runs
 
 TRAINER = "tmrc.train"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("-p", "--partition", metavar="P", help="Slurm partition.")
-@click.option("-A", "--account", metavar="A", help="Slurm account.")
-@click.option("-q", "--qos", metavar="Q", help="Slurm quality of service.")
-@click.option("-N", "--nodes", type=int, metavar="N", help="Nodes.")
-@click.option("-G", "--gpus-per-node", type=int, metavar="G", help="GPUs on each node. [1; all there are with --local]")
-@click.option("-c", "--cpus-per-task", type=int, metavar="C", help="CPU cores on each node.")
-@click.option("--mem", metavar="M", help="Memory on each node, such as 360G.")
-@click.option("-t", "--time", metavar="T", help="Time limit, such as 2-00:00:00 or 30 (minutes).")
-@click.option("-C", "--constraint", metavar="X", help="Node features.")
-@click.option("-x", "--exclude", metavar="NODES", help="Nodes to keep off.")
+@job_options
 @click.option("-J", "--name", metavar="NAME", help="Name of the job; the run id begins with it. [CONFIG's file name]")
-@click.option(
-    "--template",
-    metavar="NAME|FILE",
-    shell_complete=templates,
-    help="Site template with settings for all of the above.",
-)
 @click.option("--local", is_flag=True, help="Run here, in the foreground. Ctrl-C saves and stops.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and the batch script; start and write nothing.")
 @click.option(

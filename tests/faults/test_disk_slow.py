@@ -29,14 +29,6 @@ CLONE_NEWNS = 0x20000
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    path = tmp_path / "run"
-    path.mkdir()
-    writer.attempt(str(path), 1, keep=2)
-    return RunDir(path)
-
-
-@pytest.fixture
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disks of this machine as if they were another's."""
     monkeypatch.setattr(late, "can_be_late", lambda path: True)
@@ -94,7 +86,7 @@ def test_nobody_waits_on_a_disk_of_this_machine(tmp_path: Path, monkeypatch: pyt
     ]
     mounts.write_text("\n".join(lines))
     monkeypatch.setattr(late, "_MOUNTS", mounts)
-    paths = {"/work/run": False, "/home/me": True, "/home/my lustre/x": True, "/home/scratch/x": False, "/homes": False}
+    paths = {"/srv/run": False, "/home/me": True, "/home/my lustre/x": True, "/home/scratch/x": False, "/homes": False}
     assert {path: late.can_be_late(Path(path)) for path in paths} == paths
 
 

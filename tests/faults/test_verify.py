@@ -34,7 +34,6 @@ from tmrc.data.plan import plan_data
 from tmrc.train import durable, feed, loop
 from tmrc.train.ledger import Sums, link, order_sums, origin, pack_header, pack_record, read_ledger
 from tmrc.train.samples import training_reader
-from tmrc.train.saved import REQUIRED_STATE, STATE_FORM
 from tmrc.verify.run import verify_run
 
 Train = Callable[..., Trial]
@@ -380,18 +379,6 @@ def flip(path: Path, place: int) -> None:
 def test_the_chain_begins_with_what_fixes_the_order(run: RunDir) -> None:
     config = load_config(run.config)
     assert read_ledger(run.ledger).before == origin(config, plan_data(config).fingerprint)
-
-
-def test_the_form_of_the_state_is_the_trainers() -> None:
-    import dataclasses
-
-    from tmrc.train.checkpoint import TrainerState
-
-    fields = dataclasses.fields(TrainerState)
-    assert [field.name for field in fields] == list(STATE_FORM)
-    assert all(str(field.type).startswith(STATE_FORM[field.name].__name__) for field in fields)
-    needed = [one for one in fields if (one.default, one.default_factory) == (dataclasses.MISSING,) * 2]
-    assert tuple(field.name for field in needed) == REQUIRED_STATE
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,6 @@ Train = Callable[..., Trial]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    path = tmp_path / "run"
-    path.mkdir()
-    writer.attempt(str(path), 1, keep=2)
-    return RunDir(path)
-
-
-@pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
     """Somebody's directory, with names that the run uses."""
     path = tmp_path / "elsewhere"

@@ -25,26 +25,9 @@ from tmrc.train import durable
 from tmrc.train.failures import DiskError, warn
 from tmrc.train.fence import Fence
 from tmrc.train.late import Patience, expected_step
-from tmrc.train.saved import FILES, checkpoint_name, checkpoint_steps
+from tmrc.train.saved import FILES, TrainerState, checkpoint_name, checkpoint_steps
 
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TrainerState:
-    """What a run knows beside its tensors. Randomness and data order are functions of (seed, step): not stored."""
-
-    step: int  # optimizer steps done
-    sequences: int  # sequences consumed
-    micro_batch_size: int
-    world_size: int
-    threads: int  # CPU threads a process: sums depend on it
-    torch_version: str
-    data_fingerprint: str
-    validation_due: bool = False  # the validation that belongs to this step has not been run
-    scaler: dict[str, float] = dataclasses.field(default_factory=dict)  # of float16's loss scaler
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # key -> value of what decides what is computed
-    ledger: str = ""  # the ledger's chain value after this step, hexadecimal; empty before there were ledgers
 
 
 @dataclass(frozen=True)

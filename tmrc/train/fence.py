@@ -24,8 +24,8 @@ from pathlib import Path
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
 from tmrc.train.failures import DiskError, RunFailure, SupersededError, disk_error
+from tmrc.train.saved import begun_attempts
 
-_ATTEMPT = re.compile(r"\.attempt_([0-9]{1,9})")
 _ENDED = re.compile(r"\.ended_[0-9]+_by_[0-9]+")
 
 
@@ -87,13 +87,6 @@ class Fence:
         self.require()
         held = path.rename(self.folder / f"damaged_{path.name}")
         held.rename(_free_name(self.run, held.name))
-
-
-def begun_attempts(run: RunDir) -> dict[int, Path]:
-    """Number -> own directory of the attempts that have begun and have not been shut out."""
-    if not run.checkpoints.is_dir():
-        return {}
-    return {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _ATTEMPT.fullmatch(path.name))}
 
 
 def take_over(run: RunDir, attempt: int) -> Fence:

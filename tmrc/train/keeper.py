@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from torch import nn
 
 from tmrc.config.rundir import append_event
-from tmrc.train.checkpoint import TrainerState, prune, save_checkpoint, set_aside
+from tmrc.train.checkpoint import prune, save_checkpoint, set_aside
 from tmrc.train.failures import NO_SPACE, disk_error, errno_of, warn
 from tmrc.train.fence import Fence
 from tmrc.train.ledger import Sums
 from tmrc.train.ledger_file import LedgerFile
 from tmrc.train.metrics import MetricsFile
+from tmrc.train.saved import TrainerState
 from tmrc.train.spent import Spent
 
 SAY_EVERY = 60.0  # seconds between lines in the log

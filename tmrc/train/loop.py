@@ -16,7 +16,6 @@ import torch.distributed as dist
 
 from tmrc.config.estimate import flops_per_token
 from tmrc.train.batch import HostBatch, count_targets, to_device
-from tmrc.train.checkpoint import TrainerState
 from tmrc.train.distributed import all_reduce, gather
 from tmrc.train.failures import NonFiniteError
 from tmrc.train.feed import Feed
@@ -25,6 +24,7 @@ from tmrc.train.ledger import Sums
 from tmrc.train.metrics import Throughput, memory_gib, peak_flops
 from tmrc.train.outcome import Outcome, finished, stopped
 from tmrc.train.same import noted
+from tmrc.train.saved import TrainerState
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
 from tmrc.train.step import NEVER, StepResult

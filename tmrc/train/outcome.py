@@ -15,7 +15,7 @@ from tmrc.config.errors import UserError
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_FINISHED, EXIT_WANTS_REQUEUE, RunDir
 from tmrc.train import durable
 from tmrc.train.failures import Kind, RunFailure, disk_error, kind_of
-from tmrc.train.fence import begun_attempts
+from tmrc.train.saved import begun_attempts
 
 ROOM_BYTES = 1 << 16  # for the last words of ranks and launcher: files, events and lines of the log
 _ROOM = ".room"

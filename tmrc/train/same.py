@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +13,8 @@ from tmrc.config.errors import ConfigError, DataError
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.data.plan import DataPlan, require_same_shards, same_tokenizer
-from tmrc.train.checkpoint import TrainerState
-from tmrc.train.saved import TOKENIZER
+from tmrc.train.failures import warn
+from tmrc.train.saved import TOKENIZER, TrainerState
 from tmrc.train.setup import Parts
 from tmrc.train.stamps import read_stamps
 
@@ -79,13 +78,9 @@ def circumstances(state: TrainerState, parts: Parts) -> Changes:
     return differing({name: getattr(state, name) for name in now}, now)
 
 
-def warn(differs: Changes, course: Changes) -> None:
+def say_so(differs: Changes, course: Changes) -> None:
     """A line in the log for each thing that makes the resumed run differ from one that was never interrupted."""
     for name, (before, after) in differs.items():
-        _say(f"{name} was {before} and is {after}: sums may round differently from the uninterrupted run's")
+        warn(f"{name} was {before} and is {after}: sums may round differently from the uninterrupted run's")
     for name, (before, after) in course.items():
-        _say(f"{name} was {before} and is {after}: from here on the run is not equal to one that was never changed")
-
-
-def _say(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn(f"{name} was {before} and is {after}: from here on the run is not equal to one that was never changed")

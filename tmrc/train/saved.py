@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tmrc.config.rundir import RunDir
 
 FILES = ("model.safetensors", "optimizer.safetensors", "trainer.json")
-# The fields of trainer.json, which tmrc.train.checkpoint.TrainerState describes. The others came later.
-REQUIRED_STATE = (
-    "step", "sequences", "micro_batch_size", "world_size", "threads", "torch_version", "data_fingerprint",
-)  # fmt: skip
-STATE_FORM: dict[str, type] = {
-    "step": int, "sequences": int, "micro_batch_size": int, "world_size": int, "threads": int, "torch_version": str,
-    "data_fingerprint": str, "validation_due": bool, "scaler": dict, "config": dict, "ledger": str,
-}  # fmt: skip
 TOKENIZER = "the data's tokenizer"  # noted beside the keys of the configuration
 _STEP_NAME = re.compile(r"step_([0-9]{8,15})")
 _ATTEMPT = re.compile(r"\.attempt_([0-9]{1,9})")
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What a run knows beside its tensors. Randomness and data order are functions of (seed, step): not stored."""
+
+    step: int  # optimizer steps done
+    sequences: int  # sequences consumed
+    micro_batch_size: int
+    world_size: int
+    threads: int  # CPU threads a process: sums depend on it
+    torch_version: str
+    data_fingerprint: str
+    validation_due: bool = False  # the validation that belongs to this step has not been run
+    scaler: dict[str, float] = dataclasses.field(default_factory=dict)  # of float16's loss scaler
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # key -> value of what decides what is computed
+    ledger: str = ""  # the ledger's chain value after this step, hexadecimal; empty before there were ledgers
 
 
 def checkpoint_steps(run: RunDir) -> dict[int, Path]:
@@ -34,10 +46,8 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def begun_attempts(run: RunDir) -> list[int]:
-    """Numbers of the attempts that have begun to write and have not been shut out by a later one (see fence)."""
-    try:
-        names = [path.name for path in run.checkpoints.iterdir()] if run.checkpoints.is_dir() else []
-    except OSError:
-        return []
-    return [int(match[1]) for name in names if (match := _ATTEMPT.fullmatch(name))]
+def begun_attempts(run: RunDir) -> dict[int, Path]:
+    """Number -> own directory of the attempts that have begun and have not been shut out by a later one (see fence)."""
+    if not run.checkpoints.is_dir():
+        return {}
+    return {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _ATTEMPT.fullmatch(path.name))}

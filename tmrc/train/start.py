@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from tmrc.data.plan import DataPlan, mismatches, plan_data
 from tmrc.model.build import parameter_count
 from tmrc.train.checkpoint import (
     Checkpoint,
-    TrainerState,
     load_model,
     load_optimizer,
     load_state,
@@ -30,7 +28,7 @@ from tmrc.train.checkpoint import (
     set_aside,
 )
 from tmrc.train.distributed import World, broadcast_tensors, from_leader
-from tmrc.train.failures import RunFailure
+from tmrc.train.failures import RunFailure, warn
 from tmrc.train.fence import Fence, take_over
 from tmrc.train.fit import Halving, fit, needs_trial, try_size
 from tmrc.train.keeper import Keeper
@@ -38,8 +36,8 @@ from tmrc.train.ledger import origin
 from tmrc.train.ledger_file import rewind_ledger
 from tmrc.train.loop import Loop, Progress
 from tmrc.train.metrics import rewind
-from tmrc.train.same import circumstances, require_same_run, warn
-from tmrc.train.saved import checkpoint_steps
+from tmrc.train.same import circumstances, require_same_run, say_so
+from tmrc.train.saved import TrainerState, checkpoint_steps
 from tmrc.train.setup import Parts, build_parts, warm_up_batch
 from tmrc.train.sharing import Layout, lay_out, layout_of, shared_tensors
 from tmrc.train.stamps import compare_data, write_stamps
@@ -98,7 +96,7 @@ class Start:
         """Raise DataError when the data are no longer those of the steps before. Says so when they may not be."""
         compare = functools.partial(compare_data, self.run, self.config, plan, state.step, state.ledger)
         if (warning := self._lead("comparing the data", compare)) and self.world.leads:
-            print(f"warning: {warning}", file=sys.stderr, flush=True)
+            warn(warning)
 
     def _phase(self, name: str, work: Callable[[], T]) -> T:
         """Do work that needs no other rank. A stop signal cuts it short, and then or soon all ranks leave."""
@@ -172,7 +170,7 @@ class Start:
         keeper = Keeper(fence, metrics, ledger, self.config.training.keep_checkpoints, self.world.pulse.spent)
         _say_started(keeper, parts, state, self._course)
         if ledger.problem:
-            print(f"warning: {ledger.problem}; another one begins after step {progress.step:,}", file=sys.stderr)
+            warn(f"{ledger.problem}; another one begins after step {progress.step:,}")
             keeper.event("ledger", progress.step, problem=ledger.problem)
         return keeper
 
@@ -212,5 +210,5 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None, cours
     keeper.say(f"attempt {keeper.attempt} {at}, {parts.plan.total_steps:,} steps in all, on {where}")
     if parts.config.datasets.allow_mismatch:
         for problem in mismatches(parts.config, parts.plan.metadata):
-            print(f"warning: {problem}", file=sys.stderr, flush=True)
-    warn(differs, course)
+            warn(problem)
+    say_so(differs, course)

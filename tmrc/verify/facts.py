@@ -94,7 +94,10 @@ class Facts:
     def goes_on_after(self, row: Row) -> bool:
         """Whether an attempt after that of the event `row` has begun to write."""
         number = whole(row.get("attempt"))
-        return number is not None and max(begun_attempts(self.run), default=0) > number
+        try:
+            return number is not None and max(begun_attempts(self.run), default=0) > number
+        except OSError:
+            return False
 
     @property
     def begun(self) -> tuple[Row, ...]:

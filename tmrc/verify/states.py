@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +11,7 @@ from tmrc.config.changes import differing, record, spoken
 from tmrc.config.schema import Config
 from tmrc.data.plan import same_tokenizer
 from tmrc.train import durable
-from tmrc.train.saved import REQUIRED_STATE, STATE_FORM, TOKENIZER
+from tmrc.train.saved import TOKENIZER, TrainerState
 from tmrc.verify.facts import Check, Facts, Saved, Span, some, validates
 
 
@@ -87,18 +89,25 @@ def _state_faults(facts: Facts, step: int, one: Saved) -> Iterator[str]:
 
 def _ill_formed(state: Mapping[str, Any]) -> Iterator[str]:
     """Fields that are missing, of another type, or none of its own."""
-    for name, kind in STATE_FORM.items():
+    form = {name: typing.get_origin(kind) or kind for name, kind in typing.get_type_hints(TrainerState).items()}
+    required = {one.name for one in dataclasses.fields(TrainerState) if not _has_default(one)}
+    for name, kind in form.items():
         if name not in state:
-            if name in REQUIRED_STATE:
+            if name in required:
                 yield f"its trainer.json has no {name}"
         elif type(state[name]) is not kind:
             yield f"{name} of its trainer.json is a {type(state[name]).__name__} instead of a {kind.__name__}"
     for name in state:
-        if name not in STATE_FORM:
+        if name not in form:
             yield f"its trainer.json has {name!r:.40}, which is none of its fields"
     scaler = state.get("scaler")
     if isinstance(scaler, dict) and any(type(value) not in (int, float) for value in scaler.values()):
         yield "scaler of its trainer.json holds what is no number"
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field came later: checkpoints of older versions have none."""
+    return not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
 
 
 def _unfit(facts: Facts, step: int, state: Mapping[str, Any]) -> Iterator[str]:
