@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from tests import apt
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PACKAGES = ("chromium", "fonts-liberation")
@@ -41,13 +42,9 @@ def look(page: Path, *options: str) -> tuple[str, list[str]]:
 
 def install() -> int:
     """Install the browser if it is missing; returns 0 when there is one."""
-    if browser() is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-            subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, timeout=900)
-    if problem := obstacle():
-        print(f"The tests in a browser cannot run: {problem}", file=sys.stderr)
-    return 1 if problem else 0
+    if browser() is None:
+        apt.install(*PACKAGES)
+    return apt.exit_code("The tests in a browser", obstacle())
 
 
 if __name__ == "__main__":

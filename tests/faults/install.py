@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
+
+from tests import apt
 
 
 def obstacle() -> str:
@@ -21,13 +22,9 @@ def obstacle() -> str:
 
 def install() -> int:
     """Install what is missing; returns 0 when it is there."""
-    if shutil.which("strace") is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "strace"]):
-            subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, timeout=600)
-    if problem := obstacle():
-        print(f"The tests that make system calls fail cannot run: {problem}", file=sys.stderr)
-    return 1 if problem else 0
+    if shutil.which("strace") is None:
+        apt.install("strace")
+    return apt.exit_code("The tests that make system calls fail", obstacle())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests import apt
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb-server-core")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "slurmdbd", "mariadbd")
@@ -38,14 +39,10 @@ def obstacle() -> str:
 
 def install() -> int:
     """Install what is missing; returns 0 when a cluster can be started."""
-    if missing() and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    if missing() and apt.usable():
         with no_services():
-            for words in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-                subprocess.run(["apt-get", *words], env=environment, stdout=subprocess.DEVNULL, timeout=900)
-    if problem := obstacle():
-        print(f"The tests on a private Slurm cluster cannot run: {problem}", file=sys.stderr)
-    return 1 if problem else 0
+            apt.install(*PACKAGES)
+    return apt.exit_code("The tests on a private Slurm cluster", obstacle())
 
 
 @contextmanager
