@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,14 @@ def test_moved_data_set_is_read_beside_its_metadata_and_said_once(
         assert [shard.path for shard in shards] == [tmp_path / "new" / "tok_0.bin"]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "/nowhere/old/tok matches nothing" in caplog.text
+
+
+def test_a_copy_whose_original_is_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    original = make_dataset(tmp_path / "original", [[5, 6]], file_prefix=str(tmp_path / "original" / "tok"))
+    assert find_shards(load_metadata(original)) and not caplog.records
+    copy = shutil.copytree(original, tmp_path / "copy")
+    assert [shard.path for shard in find_shards(load_metadata(copy))] == [original / "tok_0.bin"]
+    assert f"reading the shards in {original}, as file_prefix says, not those beside it" in caplog.text
 
 
 def test_relative_prefix_is_beside_the_metadata_whatever_the_working_directory(

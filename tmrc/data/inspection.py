@@ -46,6 +46,7 @@ class Inspection:
     """A whole data set. Items are chunks of `context_length`; `problems` is empty when the data is sound."""
 
     file: Path
+    folder: Path  # of the shards that are read
     name: str
     tokenizer: str
     dtype: str
@@ -66,7 +67,8 @@ class Inspection:
         """For JSON: every field, and the totals over shards."""
         totals = {column: self.total(column) for column in ("bytes", "tokens", "text_tokens", "padding", "documents")}
         max_token = max(shard.max_token for shard in self.shards)
-        return asdict(self) | {"file": str(self.file)} | totals | {"max_token": max_token}
+        paths = {"file": str(self.file), "folder": str(self.folder)}
+        return asdict(self) | paths | totals | {"max_token": max_token}
 
 
 def inspect_dataset(
@@ -85,6 +87,7 @@ def inspect_dataset(
     limit = metadata.vocab_size
     return Inspection(
         file=metadata.file,
+        folder=dataset.shards[0].path.parent,
         name=metadata.name,
         tokenizer=metadata.tokenizer,
         dtype=metadata.dtype,

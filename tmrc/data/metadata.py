@@ -114,14 +114,18 @@ def find_shards(metadata: Metadata) -> list[Shard]:
     """The shards of a data set, sorted by name as strings (so `_10` comes before `_2`).
 
     Where the recorded prefix matches nothing, the data set has moved: the same names beside the metadata file are
-    used, and that is said once. Raises DataError when there is no shard or one is empty, cut off or unreadable.
+    used, and that is said once; as is that a copy's own shards are not the ones that are read. Raises DataError when
+    there is no shard or one is empty, cut off or unreadable.
     """
     beside = str(metadata.file.parent / Path(metadata.file_prefix).name)
     recorded = metadata.file_prefix
     if not Path(recorded).is_absolute():
         recorded = str(metadata.file.parent / recorded)
-    paths = _matching(recorded, metadata.file_extension)
-    if not paths and (paths := _matching(beside, metadata.file_extension)):
+    paths, copies = (_matching(prefix, metadata.file_extension) for prefix in (recorded, beside))
+    if paths and copies and os.path.realpath(paths[0].parent) != os.path.realpath(copies[0].parent):
+        _say_once(f"{metadata.file}: reading the shards in {paths[0].parent}, as file_prefix says, not those beside it")
+    if not paths and copies:
+        paths = copies
         _say_once(f"{metadata.file}: file_prefix {recorded} matches nothing; reading the shards beside the metadata")
     if not paths:
         nor = "" if recorded == beside else f", nor {beside}*.{metadata.file_extension}"

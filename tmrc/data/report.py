@@ -74,6 +74,7 @@ def _facts(found: Inspection) -> dict[str, str]:
     vocabulary = "not said" if found.vocab_size is None else f"{found.vocab_size:,}"
     return {
         "data set": f"{found.name} ({found.file})",
+        "shards in": str(found.folder),
         "tokenizer": found.tokenizer,
         "vocabulary": f"{vocabulary}, stored as {found.dtype}",
         "EOS token": str(found.eos_token),
