@@ -2,7 +2,8 @@
 # make test          environment, then every test that this machine can run (as root on Debian: installs Slurm, Chromium, strace)
 # make slurm-up      a private Slurm cluster to try tmrc-submit on (root, Debian); make slurm-down stops it
 # make slurm-matrix  every interruption in every setting on private Slurm clusters; writes docs/slurm-matrix.md
-# make drill         a long search for failures: campaign tests, 200 trials of tmrc drill here, 30 on a private Slurm
+# make drill         a long search for failures: campaign tests (drill-tests), 200 trials of tmrc drill here (drill-trials),
+#                    30 on a private Slurm cluster (drill-slurm)
 # make lint          ruff and mypy
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DEMO := demo
 # Processes that run tests. Those of Slurm start jobs beside them, so more than the cores does not pay.
 TEST_PROCESSES ?= 2
 
-.PHONY: env demo demo-data test slurm-install browser-install faults-install slurm-up slurm-down slurm-matrix drill lint format clean
+.PHONY: env demo demo-data test slurm-install browser-install faults-install slurm-up slurm-down slurm-matrix drill drill-tests drill-trials drill-slurm lint format clean
 
 env: $(VENV)/.ready
 
@@ -57,11 +58,17 @@ slurm-down: env
 slurm-matrix: env slurm-install
 	$(BIN)/python -m tests.slurm.matrix $(MATRIX_OPTIONS)
 
-drill: demo-data slurm-install faults-install
-	$(BIN)/python -m pytest -m campaign tests/faults tests/train tests/launch tests/slurm
+drill: drill-tests drill-trials drill-slurm
+
+drill-tests: env slurm-install faults-install
+	$(BIN)/python -m pytest -m campaign -n $(TEST_PROCESSES) tests
+
+drill-trials: demo-data
 	$(BIN)/tmrc drill drill --trials 160 --parallel 2 --json $(DEMO)/drill.json --markdown $(DEMO)/drill.md $(DRILL_OPTIONS)
 	$(BIN)/tmrc drill drill training.exact_reduction=true training.micro_batch_size=2 --faults resize,kill,usr2,corrupt \
 		--trials 40 --parallel 2 --json $(DEMO)/drill-exact.json --markdown $(DEMO)/drill-exact.md $(DRILL_OPTIONS)
+
+drill-slurm: demo-data slurm-install
 	$(BIN)/python -m tests.slurm.drill --json $(DEMO)/drill-slurm.json --markdown $(DEMO)/drill-slurm.md $(DRILL_OPTIONS)
 
 lint: env

@@ -21,7 +21,7 @@ def rows(run: Path) -> list[tuple[int, float]]:
 
 @pytest.mark.slow
 def test_ctrl_c_and_resume_give_the_losses_of_an_undisturbed_run(tmp_path: Path) -> None:
-    config = write_config(tmp_path, training={"train_steps": 300, "log_interval": 5}, launch={"processes_per_node": 2})
+    config = write_config(tmp_path, training={"train_steps": 300, "log_interval": 5})
     whole = call("--local", "--json", config, module=REAL)
     assert whole.code == 0, whole.err
     undisturbed = Path(whole.json["run_dir"])
