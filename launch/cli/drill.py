@@ -27,7 +27,7 @@ from launch.complete import config_and_overrides, files, runs
 )
 @click.option("--only", type=click.IntRange(1), metavar="K", help="Only trial K of this seed, again.")
 @click.option(
-    "--reference", metavar="RUN", shell_complete=runs, help="A finished run to compare with, in place of a new one."
+    "--reference", metavar="RUN", shell_complete=runs, help="A finished run to compare with, in place of CONFIG."
 )
 @click.option(
     "--processes",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 import launch.drill.faults
 import launch.drill.slurm_faults  # noqa: F401  both register theirs
 from launch.drill.drill import Drill
 from launch.drill.prepare import prepare
-from launch.drill.table import MARK, Report, as_object, markdown, summary, table
+from launch.drill.table import MARK, Report, as_object, markdown, summary, table, wrapped
 from launch.drill.wish import Wish
 from launch.interrupts import interruptible
 from launch.resultfile import ResultFile, check_files
@@ -85,11 +87,19 @@ def _show(report: Report, seconds: float, drill: Drill, piped: str) -> None:
     if piped:
         print(piped, end="")
     stream = sys.stderr if piped else sys.stdout
-    lines = [*table(report), "", summary(report, seconds)]
+    width = _columns(stream)
+    lines = [*table(report, width), ""] if report.outcomes else []
+    lines += wrapped(summary(report, seconds), width)
     if drill.wish.keep or drill.interrupted or not report.equal:
         lines.append(f"kept: {drill.folder}")
     print("\n".join(lines), file=stream)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _say(text: str) -> None:
+    width = _columns(sys.stderr)
+    print("\n".join(part for line in text.split("\n") for part in wrapped(line, width)), file=sys.stderr, flush=True)
+
+
+def _columns(stream: TextIO) -> int | None:
+    """Those of the terminal; None for a pipe or a file."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None

@@ -16,7 +16,6 @@ from tmrc.config.rundir import RunDir, read_jsonl
 
 EXACT = ("loss", "val_loss", "grad_norm", "lr", "tokens", "epoch", "accuracy")  # not how long it took, nor when
 STATE = "trainer.json"
-LARGEST_MANIFEST = 1 << 20  # bytes
 # Of the trainer's state: how it was computed, and whether it was saved before a validation that was run later
 _CIRCUMSTANCES = ("world_size", "micro_batch_size", "threads", "torch_version", "validation_due")
 Row = dict[str, Any]
@@ -42,7 +41,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Results:
-    """What a finished run has come to. Raises UserError where it is read from files that are not there."""
+    """What a finished run has come to."""
 
     run: RunDir
     rows: Sequence[Row]
@@ -60,7 +59,7 @@ def read_results(run: RunDir) -> Results:
     steps = steps_of(run)
     checkpoint = steps[0] if steps else None
     state = {} if checkpoint is None else read_object(checkpoint / STATE)
-    listed = {} if checkpoint is None else read_object(checkpoint / MANIFEST, LARGEST_MANIFEST).get("files")
+    listed = {} if checkpoint is None else read_object(checkpoint / MANIFEST).get("files")
     try:
         digests = {} if checkpoint is None else {file.name: sha256(file) for file in sorted(checkpoint.iterdir())}
         rows = read_jsonl(run.metrics)

@@ -24,7 +24,7 @@ def steps_of(run: RunDir) -> list[Path]:
 
 
 def damage(checkpoint: Path, random: Random) -> str:
-    """Damage a checkpoint in one of the ways below; returns in words how."""
+    """Damage a checkpoint, be it whole or damaged before, in one of the ways below; returns in words how."""
     how = random.choice(list(DAMAGES))
     return f"{DAMAGES[how](checkpoint, random)} of {checkpoint.name}"
 
@@ -55,8 +55,9 @@ def _half(target: Path, steps: list[Path]) -> None:
 
 
 def _a_file(checkpoint: Path, random: Random) -> Path:
-    files = sorted(path for path in checkpoint.iterdir() if path.is_file() and path.name != MANIFEST)
-    return random.choice(files)
+    """One that still has bytes: an earlier fault may have cut one off."""
+    files = [path for path in checkpoint.iterdir() if path.name != MANIFEST and path.is_file() and path.stat().st_size]
+    return random.choice(sorted(files))
 
 
 def _truncate(checkpoint: Path, random: Random) -> str:
@@ -79,11 +80,11 @@ def _flip(checkpoint: Path, random: Random) -> str:
 
 
 def _zero(checkpoint: Path, random: Random) -> str:
-    """A page of zeros, where there are other bytes: else nothing would be damaged."""
+    """A page of zeros, where there are other bytes: else nothing would be damaged (or all of it is, already)."""
     file = _a_file(checkpoint, random)
     data = file.read_bytes()
     pages = [at for at in range(0, len(data), PAGE) if any(data[at : at + PAGE])]
-    at = random.choice(pages)
+    at = random.choice(pages or [0])
     with file.open("r+b") as handle:
         handle.seek(at)
         handle.write(bytes(len(data[at : at + PAGE])))
@@ -102,7 +103,7 @@ def _empty_manifest(checkpoint: Path, random: Random) -> str:
 
 
 def _delete_manifest(checkpoint: Path, random: Random) -> str:
-    (checkpoint / MANIFEST).unlink()
+    (checkpoint / MANIFEST).unlink(missing_ok=True)
     return "manifest deleted"
 
 

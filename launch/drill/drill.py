@@ -93,9 +93,10 @@ class Drill:
         self.outcomes.append(outcome)
         self.say(progress_line(outcome, len(self.outcomes), len(self.plans)))
         if not outcome.equal:
+            named = "" if "all" in self.wish.faults else f"--faults {','.join(self.wish.faults)} "
             self.say(
                 f"    {why(outcome)}\n    {outcome.directory}\n"
-                f"    again: --seed {self.wish.seed} --only {outcome.number}"
+                f"    again: {named}--seed {self.wish.seed} --only {outcome.number}"
             )
         elif not self.wish.keep:
             shutil.rmtree(self.folder / f"trial-{outcome.number:04d}", ignore_errors=True)

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from launch.attempts import last_attempt
 from launch.drill.damage import damage, leave_rubbish, steps_of
 from launch.drill.processes import Process, send_all, wait_until_gone
 from launch.drill.scene import Scene, Trouble, fault
@@ -166,7 +167,7 @@ def _begin_anew(scene: Scene, run: RunDir) -> None:
     if done.returncode != 2 or "damaged" not in done.stderr:
         raise Trouble(f"with all checkpoints damaged it ended with exit code {done.returncode} and not 2: {words}")
     for path in (run.checkpoints, run.events):
-        path.rename(path.with_name(f"moved_{path.name}"))
+        path.rename(path.with_name(f"moved_{last_attempt(run)}_{path.name}"))
     scene.say("no good one was left: refused; moved away, so that it begins anew")
 
 
@@ -208,8 +209,8 @@ def _read_only(scene: Scene, folder: Path) -> None:
     scene.say(f"{folder.name}/ read-only for {seconds:.1f} s")
 
 
-def leave_no_process(scene: Scene) -> None:
-    """Raise Trouble when processes of the trial stay behind."""
-    if left := wait_until_gone(scene.folder, PATIENCE):
+def leave_no_process(folder: Path) -> None:
+    """Raise Trouble when processes of the trial in `folder` stay behind."""
+    if left := wait_until_gone(folder, PATIENCE):
         names = ", ".join(f"{process.name} ({process.pid})" for process in left)
         raise Trouble(f"processes are left behind: {names}")

@@ -30,8 +30,7 @@ class LocalTrial(Trial):
         begun = time.monotonic()
         scene = self.strike(hit, lambda: process.poll() is not None, begun) if hit else None
         code = self._wait(process)
-        everything = self.scene(hit or self.plan.hits[0])
-        leave_no_process(everything)
+        leave_no_process(self.folder)
         self.watcher.note_end()
         if self.setting.stopping.is_set():
             raise Stopped

@@ -13,7 +13,7 @@ LATE = 0.3  # seconds of an end that is seen by nobody: what a fault "at the end
 QUICK, SLOW = 0.004, 0.02  # seconds between looks: a checkpoint of a small model takes 20 ms
 
 
-def settled(moment: Moment, course: Course) -> Moment:
+def _settled(moment: Moment, course: Course) -> Moment:
     """The moment, or one by steps where the run has none of its kind."""
     missing = (moment.kind == "checkpoint" and not course.saves) or (
         moment.kind == "validation" and not course.validations
@@ -23,7 +23,7 @@ def settled(moment: Moment, course: Course) -> Moment:
 
 def wait_for(moment: Moment, course: Course, watcher: Watcher, over: Callable[[], bool], begun: float) -> bool:
     """Wait until it is the moment, of the attempt that began at `begun` (time.monotonic()). False when it is over."""
-    moment = settled(moment, course)
+    moment = _settled(moment, course)
     first = _resumes_at(watcher)
     if moment.kind in ("start-up", "time"):
         share = first / max(course.steps, 1)
@@ -35,11 +35,9 @@ def wait_for(moment: Moment, course: Course, watcher: Watcher, over: Callable[[]
         )
     if moment.kind == "end":
         return _until(_reaches(course.steps), watcher, over) and _pause(moment.at * max(course.end, LATE), over)
-    phase, count, length = SAVING, course.saves, course.save
-    if moment.kind == "validation":
-        phase, count, length = VALIDATING, course.validations, course.save
+    phase, count = (VALIDATING, course.validations) if moment.kind == "validation" else (SAVING, course.saves)
     left = max(1, round(count * (1 - first / max(course.steps, 1))))
-    return _nth(phase, 1 + int(moment.at * left), watcher, over) and _pause(moment.within * length, over)
+    return _nth(phase, 1 + int(moment.at * left), watcher, over) and _pause(moment.within * course.save, over)
 
 
 def shown(moment: Moment, sight: Sight, seconds: float) -> str:

@@ -19,8 +19,9 @@ from launch.drill.plan import HITS, draw_plan
 from launch.drill.processes import MARK, end_all
 from launch.drill.scene import Fault, faults_of
 from launch.drill.sound import require_sound
+from launch.drill.table import counted
 from launch.drill.wish import Wish
-from launch.find import is_run
+from launch.find import find_run, is_run
 from launch.processes import end_with_parent
 from launch.progress import duration
 from tmrc.config.errors import UserError, nearest, shown
@@ -40,8 +41,8 @@ def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
     known = None if begun is None else _known(begun)  # before anything is said or made
     names = _possible(names, config, wish, say)
     folder = _folder(config)
+    say(f"{'drill':10}{folder}")
     if begun is None:
-        say(f"{'drill':10}{folder}")
         begun = _reference(wish, folder, source)
     setting = _setting(wish, folder, names, *(known or _known(begun)))
     numbers = [wish.only] if wish.only else range(1, wish.trials + 1)
@@ -53,23 +54,21 @@ def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
 def chosen(faults: Sequence[str], where: str) -> list[str]:
     """The faults that are named, or all. Raises UserError for a name that there is none of, or not there."""
     valid = faults_of(where)
-    if not faults:
-        raise UserError(f"--faults: got none, valid: all, {', '.join(valid)}")
-    wanted = [name for name in faults if name != "all"] or list(valid)
-    for name in wanted:
-        if name not in valid:
+    for name in faults:
+        if name not in ("all", *valid):
             raise UserError(f"--faults: got {shown(name)}, valid: all, {', '.join(valid)}{nearest(name, valid)}")
-    return list(dict.fromkeys(wanted))
+    return list(valid if "all" in faults else dict.fromkeys(faults))
 
 
 def _config(wish: Wish) -> tuple[Config, str, RunDir | None]:
     """The configuration, what it is read from, and the reference where one is given."""
     if wish.reference is not None:
-        from launch.find import find_run
-
+        if wish.source is not None or wish.overrides:
+            raise UserError(
+                "--reference: its configuration is what is tried; CONFIG, KEY=VALUE and --processes cannot be given "
+                "as well"
+            )
         run = find_run(wish.reference, option="--reference: ")
-        if wish.overrides:
-            raise UserError("--reference: its configuration is what is tried; KEY=VALUE cannot be given as well")
         if not run.code.is_dir():
             raise UserError(f"{run.code}: missing, so that trials cannot use the code of the reference")
         return load_config(run.config), str(run.config), run
@@ -80,7 +79,7 @@ def _config(wish: Wish) -> tuple[Config, str, RunDir | None]:
 
 def _possible(names: list[str], config: Config, wish: Wish, say: Callable[[str], None]) -> list[str]:
     """Without what this configuration cannot do. Raises UserError where it was asked for by name."""
-    if "resize" not in names or getattr(config.training, "exact_reduction", False):
+    if "resize" not in names or config.training.exact_reduction:
         return names
     why_not = "resize takes training.exact_reduction=true: without it another number of processes rounds in another way"
     if "resize" in wish.faults:
@@ -111,6 +110,11 @@ def _reference(wish: Wish, folder: Path, source: str) -> RunDir:
         from launch.drill.slurm import run_reference
 
         return run_reference(wish, target, source)
+    return _local_reference(wish, folder, target, source)
+
+
+def _local_reference(wish: Wish, folder: Path, target: Path, source: str) -> RunDir:
+    """Run it on this machine, in `target`. Raises UserError when it does not finish."""
     words = [sys.executable, "-m", wish.submit, "--local", source, *wish.overrides]
     words += [f"training.artifacts_path={target}", QUIET[0]]
     env = {**os.environ, MARK: str(target)}
@@ -152,8 +156,8 @@ def _say_course(drill: Drill) -> None:
     """What the reference took, what the trials will take, and what is remarkable about them."""
     course, say = drill.setting.course, drill.say
     say(
-        f"reference {course.steps:,} steps in {duration(course.wall)} ({duration(course.start)} before the first), "
-        f"{course.saves_on_the_way} checkpoints before the last"
+        f"reference {counted(course.steps, 'step')} in {duration(course.wall)} ({duration(course.start)} before the "
+        f"first), {counted(course.saves_on_the_way, 'checkpoint')} before the last"
     )
     if not course.saves_on_the_way:
         say(
@@ -166,6 +170,6 @@ def _say_course(drill: Drill) -> None:
     each = course.wall + hits * (course.start + course.end + 0.5)
     total = each * len(drill.plans) / drill.wish.parallel
     say(
-        f"estimate  {len(drill.plans)} trials in {duration(total)}; training.train_steps=..., training.save_every=... "
-        "and --trials shorten it"
+        f"estimate  {counted(len(drill.plans), 'trial')} in {duration(total)}; training.train_steps=..., "
+        "training.save_every=... and --trials shorten it"
     )

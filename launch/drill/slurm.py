@@ -49,7 +49,7 @@ class SlurmTrial(Trial):
             self._submit()
         if hit is None:
             self._wait(lambda: not self._status_active(), "the run's end")
-            leave_no_process(self.scene(self.plan.hits[0]))
+            leave_no_process(self.folder)
             self.watcher.note_end()
             return
         self._wait(lambda: last_attempt(self.run) > before or not self._status_active(), "the next attempt")

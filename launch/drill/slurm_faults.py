@@ -6,13 +6,7 @@ import signal
 
 from launch.drill.scene import Scene, Trouble, fault
 
-TARGETS = (
-    "rank",
-    "torchrun",
-    "job",
-    "supervisor",
-    "srun",
-)  # what of a job can be killed where its node is this machine
+TARGETS = ("rank", "torchrun", "job", "supervisor", "srun")  # of a job's processes, where its node is this machine
 
 
 @fault("kill", "slurm")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from launch.drill.course import Course
-from launch.drill.outcome import Outcome
+from launch.drill.outcome import Blow, Outcome
 from launch.drill.plan import Plan
 from launch.plaintext import harmless, one_line
 from launch.progress import duration
+from launch.table import cut
 
 GAP = "  "
+MOMENT = 2  # the column that gives way where there is no room
+NARROWEST = 12  # columns that it keeps
+INDENT = "    "  # of what a line goes on with
+HEADS = ("fault", "trials", "equal", "steps lost: median", "worst", "seconds lost: median", "worst")
+MARK = "<!-- made by tmrc drill -->"
 
 
 @dataclass(frozen=True)
@@ -33,16 +40,55 @@ class Report:
         return len(self.outcomes) == len(self.plans) and all(one.equal for one in self.outcomes)
 
 
+@dataclass(frozen=True)
+class Sum:
+    """What one fault has done: the `trials` that it hit, how many of these were equal, what was lost in them."""
+
+    fault: str
+    trials: int
+    equal: int
+    steps_lost_median: float
+    steps_lost_worst: int
+    seconds_lost_median: float
+    seconds_lost_worst: float
+
+    def cells(self) -> list[str]:
+        """As a row of a table, below HEADS."""
+        return [
+            self.fault, str(self.trials), str(self.equal), f"{self.steps_lost_median:g}", str(self.steps_lost_worst),
+            f"{self.seconds_lost_median:.1f}", f"{self.seconds_lost_worst:.1f}",
+        ]  # fmt: skip
+
+
 def progress_line(outcome: Outcome, done: int, total: int) -> str:
     """One trial that has just ended."""
-    hits = " + ".join(_blow(outcome, n) for n in range(len(outcome.blows)))
-    lost = f"{outcome.steps_lost} steps and {outcome.seconds_lost:.1f} s lost"
-    attempts = f"{outcome.attempts} attempt{'s' * (outcome.attempts != 1)}"
+    hits = " + ".join(_words(blow) for blow in outcome.blows) or "no fault"
+    lost = f"{counted(outcome.steps_lost, 'step')} and {outcome.seconds_lost:.1f} s lost"
+    attempts = counted(outcome.attempts, "attempt")
     return harmless(f"[{done:>{len(str(total))}}/{total}] {_verdict(outcome):9} {hits}: {attempts}, {lost}")
 
 
-def _blow(outcome: Outcome, number: int) -> str:
-    blow = outcome.blows[number]
+def counted(number: int, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """A line as several of at most `width` columns, broken between words alone; None is as wide as it gets.
+
+    A word that fits on no line, such as a long path, stays where it is.
+    """
+    indent = " " * (len(text) - len(text.lstrip())) + INDENT
+    lines = [""]
+    for word in re.findall(r"\s*\S+", text):
+        if width is not None and len(lines[-1] + word) > width >= len(indent + word.lstrip()):
+            lines.append(indent + word.lstrip())
+        else:
+            lines[-1] += word
+    return lines
+
+
+def _words(blow: Blow) -> str:
     said = f" ({blow.said})" if blow.said else ""
     return f"{blow.fault}{said} at {blow.moment}"
 
@@ -65,10 +111,9 @@ def why(outcome: Outcome) -> str:
     return one_line(outcome.trouble or (str(outcome.difference) if outcome.difference else ""))
 
 
-def table(report: Report) -> list[str]:
-    """All trials, then the sum of each fault."""
-    heads = ["trial", "fault", "moment", "attempts", "steps lost", "seconds lost", "result"]
-    rows = [heads]
+def table(report: Report, width: int | None) -> list[str]:
+    """All trials, then the sum of each fault, then what is wrong. `width` None is as wide as it gets."""
+    rows = [["trial", "fault", "moment", "attempts", "steps lost", "seconds lost", "result"]]
     for one in report.outcomes:
         for n, blow in enumerate(one.blows or (None,)):
             fault, moment = (blow.fault, blow.moment) if blow else ("-", "-")
@@ -78,34 +123,46 @@ def table(report: Report) -> list[str]:
                 else [""] * 4
             )
             rows.append([str(one.number) if n == 0 else "", fault, moment, *rest])
-    return [*_aligned(rows), "", *_aligned(by_fault(report)), *_differing(report)]
+    sums = [HEADS, *(one.cells() for one in by_fault(report))]
+    return [*_aligned(_narrowed(rows, width)), "", *_aligned(sums), *_differing(report, width)]
 
 
-def by_fault(report: Report) -> list[list[str]]:
-    """A row a fault: in how many trials it hit, how many of these were equal, what was lost in them."""
-    rows = [["fault", "trials", "equal", "steps lost: median", "worst", "seconds lost: median", "worst"]]
+def by_fault(report: Report) -> list[Sum]:
+    """One for each fault that has hit, then one for all trials."""
+    sums = []
     for name in report.faults:
         hit = [one for one in report.outcomes if any(blow.fault == name and blow.reached for blow in one.blows)]
         alone = [one for one in hit if sum(blow.reached for blow in one.blows) == 1] or hit
         if hit:
-            rows.append([name, str(len(hit)), str(sum(one.equal for one in hit)), *_spread(alone)])
+            sums.append(_sum(name, hit, alone))
     if report.outcomes:
-        equal = sum(one.equal for one in report.outcomes)
-        rows.append(["all", str(len(report.outcomes)), str(equal), *_spread(report.outcomes)])
-    return rows
+        sums.append(_sum("all", report.outcomes, report.outcomes))
+    return sums
 
 
-def _spread(outcomes: Sequence[Outcome]) -> list[str]:
-    steps, seconds = [one.steps_lost for one in outcomes], [one.seconds_lost for one in outcomes]
-    return [
-        f"{statistics.median(steps):g}", str(max(steps)),
-        f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}",
-    ]  # fmt: skip
+def _sum(fault: str, hit: Sequence[Outcome], lost: Sequence[Outcome]) -> Sum:
+    """Of the trials that were `hit`; what a fault costs is taken from those in `lost`."""
+    steps, seconds = [one.steps_lost for one in lost], [one.seconds_lost for one in lost]
+    return Sum(
+        fault, len(hit), sum(one.equal for one in hit),
+        float(statistics.median(steps)), max(steps), statistics.median(seconds), max(seconds),
+    )  # fmt: skip
 
 
-def _differing(report: Report) -> list[str]:
+def _differing(report: Report, width: int | None) -> list[str]:
     bad = [one for one in report.outcomes if not one.equal]
-    return [line for one in bad for line in ("", f"trial {one.number}: {why(one)}", one_line(f"  {one.directory}"))]
+    return [
+        line
+        for one in bad
+        for line in ("", *wrapped(f"trial {one.number}: {why(one)}", width), one_line(f"  {one.directory}"))
+    ]
+
+
+def _narrowed(rows: Sequence[Sequence[str]], width: int | None) -> list[list[str]]:
+    """Moments end between two words where all columns together are too wide."""
+    used = sum(max(len(row[n]) for row in rows) for n in range(len(rows[0])) if n != MOMENT)
+    room = None if width is None else max(NARROWEST, width - used - len(GAP) * (len(rows[0]) - 1))
+    return [[cut(cell, room) if n == MOMENT else cell for n, cell in enumerate(row)] for row in rows]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -118,28 +175,27 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def summary(report: Report, seconds: float) -> str:
     """The last line."""
     count, equal = len(report.outcomes), sum(one.equal for one in report.outcomes)
-    cut = "" if count == len(report.plans) else f" (of {len(report.plans)} that were planned)"
+    if not count:
+        return "interrupted: no trial was done"
+    early, planned = "", ""
+    if count < len(report.plans):
+        early, planned = "interrupted: ", f" (of {len(report.plans)} that were planned)"
     missed = sum(one.equal and not _was_hit(one) for one in report.outcomes)
-    of_these = f" ({missed} of them were over before any fault came)" if missed else ""
-    told = f"{equal} of {count} trials{cut} ended as the uninterrupted run did, bit for bit{of_these}"
-    return f"{told}; {duration(seconds)}"
+    of_these = f" ({missed} of them over before any fault came)" if missed else ""
+    told = f"{early}{equal} of {counted(count, 'trial')}{planned} ended as the uninterrupted run did, bit for bit"
+    return f"{told}{of_these}; {duration(seconds)}"
 
 
 def markdown(report: Report, seconds: float) -> str:
     """A section with the table of all faults, for a page."""
-    head, *rows = by_fault(report)
-    lines = [
-        f"- {name}: {value}" for name, value in report.about.items() if name in ("command", "date", "versions", "seed")
-    ]
-    lines += [f"- took: {seconds / 60:.0f} minutes", f"- result: {summary(report, seconds)}", ""]
-    body = [head, ["---"] * len(head), *([row[0], *row[1:]] for row in rows)]
+    named = ("command", "date", "versions", "seed")
+    lines = [f"- {name}: {one_line(str(value))}" for name, value in report.about.items() if name in named]
+    lines += [f"- result: {summary(report, seconds)}", ""]
+    body = [HEADS, ["---"] * len(HEADS), *(one.cells() for one in by_fault(report))]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
     lines += ["", *(f"- `{name}`: {text}" for name, text in report.faults.items())]
     lines += [f"- trial {one.number}: {why(one)}" for one in report.outcomes if not one.equal]
     return "\n".join([MARK, "", *lines, ""])
-
-
-MARK = "<!-- made by tmrc drill -->"
 
 
 def as_object(report: Report, seconds: float) -> dict[str, Any]:
@@ -150,5 +206,5 @@ def as_object(report: Report, seconds: float) -> dict[str, Any]:
         "reference": {"run_dir": report.reference, **asdict(report.course)},
         "equal": report.equal,
         "trials": [{**asdict(one), "plan": asdict(plans[one.number])} for one in report.outcomes],
-        "by_fault": [dict(zip(by_fault(report)[0], row, strict=True)) for row in by_fault(report)[1:]],
+        "by_fault": [asdict(one) for one in by_fault(report)],
     }

@@ -41,22 +41,21 @@ class Trial:
         self.blows: list[Blow] = []
         self.options: list[str] = []  # for the next attempt
         self.doing = f"trial {plan.number}"  # for people who wait
-        self.begun = time.monotonic()
 
     def run_all(self) -> Outcome:
         """Go through the plan and compare. Raises Stopped; nothing of the trial runs any more when this returns."""
         self.folder.mkdir(parents=True)
         difference, trouble = None, ""
-        self.begun = time.monotonic()
+        begun = time.monotonic()
         try:
             for hit in self.plan.hits:
                 if not self.finished():
                     self.attempt(hit)
             self._to_the_end()
-            seconds = time.monotonic() - self.begun
+            seconds = time.monotonic() - begun
             difference = compare(self.setting.reference, read_results(self.run))
         except (Trouble, UserError) as error:
-            seconds = time.monotonic() - self.begun
+            seconds = time.monotonic() - begun
             trouble = str(error)
         except BaseException:
             end_all(self.folder)

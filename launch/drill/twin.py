@@ -18,6 +18,7 @@ from launch.job import TRAINER
 from launch.node import NodeTask, command, environment
 
 SHUT_OUT_PATIENCE = 60.0  # seconds for the first trainer to end once the second has begun to train
+LONGEST = 600.0  # seconds that the second one may train
 
 
 def second_trainer(scene: Scene) -> None:
@@ -40,12 +41,9 @@ def second_trainer(scene: Scene) -> None:
         )
     try:
         _wait(first, process)
-        if scene.random.random() < 0.5 and process.poll() is None:
-            time.sleep(scene.random.random())
-            scene.say(f"attempt {number} shut the first one out, and was killed")
-        else:
-            process.wait(timeout=600)
-            scene.say(f"attempt {number} shut the first one out, and ended with exit code {process.returncode}")
+        won = not any(one.alive() for one in first)
+        how = _outcome(process, scene.random.random() if scene.random.random() < 0.5 else LONGEST)
+        scene.say(f"attempt {number} {'shut' if won else 'did not shut'} the first one out, and {how}")
     finally:
         _end(scene, process)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -59,6 +57,14 @@ def _wait(first: list[Process], second: subprocess.Popen[bytes]) -> None:
             names = ", ".join(process.name for process in first if process.alive())
             raise Trouble(f"{names} of the first attempt go on {SHUT_OUT_PATIENCE:.0f} s after a later one has begun")
         time.sleep(0.05)
+
+
+def _outcome(second: subprocess.Popen[bytes], patience: float) -> str:
+    """How the second trainer ends within so many seconds, in words; after them it is killed."""
+    try:
+        return f"ended with exit code {second.wait(patience)}"
+    except subprocess.TimeoutExpired:
+        return "was killed"
 
 
 def _end(scene: Scene, torchrun: subprocess.Popen[bytes]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import platform
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ def about_drill(wish: Wish, setting: Setting) -> dict[str, Any]:
     """What the drill was, enough to do it again."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES if _is_installed(name)}
     return {
-        "command": " ".join(wish.command),
+        "command": shlex.join(wish.command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": ", ".join(
             [*(f"{name} {number}" for name, number in found.items()), f"Python {platform.python_version()}"]

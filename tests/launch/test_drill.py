@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -15,12 +18,20 @@ from hypothesis import strategies as st
 
 import launch.drill.faults
 import launch.drill.slurm_faults
+from launch.drill.course import Course
+from launch.drill.damage import DAMAGES
+from launch.drill.outcome import Blow, Outcome
 from launch.drill.plan import MOMENTS, draw_plan
+from launch.drill.prepare import chosen
 from launch.drill.processes import MARK
-from launch.drill.scene import faults_of
+from launch.drill.scene import FAULTS, Scene, faults_of
+from launch.drill.table import Report, as_object, progress_line, table, wrapped
+from launch.drill.watch import Watcher
 from launch.resultfile import ResultFile, check_files
 from tests.launch.helpers import ROOT, Done, call, events, tags, wait_for, write_config
 from tmrc.config.errors import UserError
+from tmrc.config.load import load_config
+from tmrc.config.rundir import RunDir
 
 STANDIN = "tests.launch.standin.drill"
 NAMES = sorted(faults_of("local"))
@@ -81,7 +92,9 @@ def test_another_seed_has_other_plans() -> None:
         (("default", "two"), "one CONFIG"),
         (("default", "training.nothing=1"), "training.nothing"),
         (("--trials", "3"), "CONFIG is missing"),
-        (("default", "--reference", "nowhere"), "'nowhere'"),
+        (("--reference", "nowhere"), "'nowhere'"),
+        (("default", "--reference", "nowhere"), "--reference: its configuration is what is tried; CONFIG"),
+        (("--processes", "2", "--reference", "nowhere"), "--processes"),
         (("default", "--faults", ""), "got '', valid: all, kill"),
         (("default", "--faults", ","), "got '', valid: all, kill"),
         (("default", "--json", "/dev/null"), "/dev/null: is no ordinary file"),
@@ -127,6 +140,97 @@ def test_through_a_link_its_target_is_replaced(tmp_path: Path) -> None:
         check_files({"a": file, "b": ResultFile("--markdown", tmp_path / "real", b"ours", "tmrc drill")})
 
 
+def test_all_means_all_faults_also_beside_a_name() -> None:
+    assert chosen(("kill", "all"), "local") == chosen(("all",), "local") and len(chosen(("all",), "local")) == len(
+        NAMES
+    )
+    assert chosen(("kill", "term", "kill"), "local") == ["kill", "term"]
+
+
+# Damage
+
+
+def write_checkpoint(run: RunDir) -> Path:
+    folder = run.checkpoints / "step_00000005"
+    folder.mkdir(parents=True)
+    for name in ("manifest.json", "model.safetensors", "optimizer.safetensors", "trainer.json"):
+        (folder / name).write_bytes(b"some bytes")
+    run.events.write_text("{}\n")
+    return folder
+
+
+def test_what_is_damaged_can_be_damaged_again(tmp_path: Path) -> None:
+    """The second of two faults may come before the trainer has looked at what the first has done."""
+    for number, (first, second) in enumerate(itertools.product(DAMAGES.values(), repeat=2)):
+        for seed in range(20):
+            folder = write_checkpoint(RunDir(tmp_path / f"{number}-{seed}"))
+            for damage in (first, second):
+                assert damage(folder, Random(seed))
+
+
+def test_a_run_can_begin_anew_twice(tmp_path: Path) -> None:
+    """Each time the only checkpoint is damaged, and moved away."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    watcher, config = Watcher(tmp_path), load_config(str(write_config(tmp_path)))
+    run = watcher.run
+    assert run is not None
+    refused = subprocess.CompletedProcess([], 2, "", "error: the checkpoints are damaged")
+    for attempt in (1, 2):
+        folder = write_checkpoint(run)
+        run.attempt(attempt).mkdir(parents=True)
+        scene = Scene(tmp_path, watcher, config, Random(1), lambda *_: refused)
+        scene.random.random = lambda: 0.5  # type: ignore[method-assign]  not rubbish, and the newest one alone
+        FAULTS["corrupt"].strike(scene)
+        for action in scene.after:
+            action()
+        assert not folder.exists() and not run.events.exists() and "begins anew" in scene.said[-1]
+    assert len(list(run.path.glob("moved_*/step_00000005"))) == 2
+
+
+# What is printed
+
+
+def report_of(*outcomes: Outcome, planned: int) -> Report:
+    course = Course(wall=9.0, start=1.0, end=1.0, steps=9, saves=2, save=0.1, validations=0)
+    plans = [draw_plan(0, number, NAMES) for number in range(1, planned + 1)]
+    return Report({}, "reference", course, {"corrupt": "damage", "usr2": "a signal"}, plans, outcomes)
+
+
+def outcome(number: int, steps_lost: int = 1, trouble: str = "") -> Outcome:
+    moment = "checkpoint: step 12,345, 1234.5 s, writing a checkpoint"
+    blows = (
+        Blow("corrupt", True, moment, 5, 1.0, "3 processes"),
+        Blow("usr2", False, moment, 5, 1.0, "the run had ended"),
+    )
+    lost, where = steps_lost * 1.5, "/some/where/" + "long" * 30
+    return Outcome(number, blows, 2, steps_lost, 9.0, lost, not trouble, None, trouble, where)
+
+
+def test_lines_end_between_words(tmp_path: Path) -> None:
+    report = report_of(outcome(1), outcome(2, 1234, "it did not come to its end " * 9), planned=2)
+    lines = table(report, 80)
+    wide = table(report, None)
+    assert max(len(line) for line in lines if "/some/where" not in line) <= 80
+    assert max(map(len, wide)) > 200 and "writing a checkpoint" in wide[1] and "…" not in "".join(wide)
+    assert "corrupt" in lines[1] and "checkpoint: step …" in lines[1] and lines[1].split()[-4:] == wide[1].split()[-4:]
+    assert " ".join(" ".join(lines).split()).count(report.outcomes[1].trouble.strip()) == 1
+    said = progress_line(report.outcomes[0], 1, 2)
+    broken = wrapped(said, 80)
+    assert all(len(line) <= 80 for line in broken) and " ".join(" ".join(broken).split()) == " ".join(said.split())
+    assert "2 attempts, 1 step and 1.5 s lost" in said
+    assert wrapped(said, None) == [said] and wrapped("  at /" + "long" * 40, 80) == ["  at /" + "long" * 40]
+
+
+def test_programs_get_each_sum_as_a_number() -> None:
+    found = as_object(report_of(outcome(1, 4), outcome(2, 10), planned=2), 3.0)["by_fault"]
+    assert [one["fault"] for one in found] == ["corrupt", "all"]
+    assert found[0] == {
+        "fault": "corrupt", "trials": 2, "equal": 2, "steps_lost_median": 7.0, "steps_lost_worst": 10,
+        "seconds_lost_median": 10.5, "seconds_lost_worst": 15.0,
+    }  # fmt: skip
+
+
 # The command
 
 
@@ -142,8 +246,9 @@ def test_trials_that_are_equal_and_one_that_differs(tmp_path: Path) -> None:
     said = json.loads(found.read_text())
     (trial,) = said["trials"]
     assert said["equal"] and trial["equal"] and trial["number"] == 4 and trial["plan"]["hits"][0]["fault"] == "term"
+    assert SLOW in shlex.split(said["drill"]["command"])
     assert said["drill"]["seed"] == 0 and "torch" in said["drill"]["versions"]
-    assert "1 of 1 trials ended as the uninterrupted run did" in done.out
+    assert "1 of 1 trial ended as the uninterrupted run did" in done.out
     assert "| term | 1 | 1 |" in (tmp_path / "m").read_text()
     reference, run = Path(said["reference"]["run_dir"]), Path(trial["directory"])
     assert [row["event"] for row in events(reference)].count("submitted") == 1
@@ -155,7 +260,8 @@ def test_trials_that_are_equal_and_one_that_differs(tmp_path: Path) -> None:
     (trial,) = said["trials"]
     assert not said["equal"] and trial["difference"]["field"] == "training row stands there twice"
     assert trial["difference"]["step"] == 1 and Path(trial["directory"]).is_dir()
-    assert f"--seed 0 --only {KILLED}" in done.err and "DIFFERENT" in done.err
+    assert f"again: --faults node --seed 0 --only {KILLED}\n" in done.err and "DIFFERENT" in done.err
+    assert f"drill     {Path(trial['directory']).parents[1]}\n" in done.err and "estimate  1 trial in " in done.err
     assert marked(tmp_path) == []
 
     file = reference / "metrics.jsonl"
@@ -185,7 +291,8 @@ def test_ctrl_c_ends_what_was_begun(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert marked(tmp_path) == []
     assert json.loads(found.read_text())["trials"] == []
-    assert "0 of 0 trials (of 1 that were planned)" in out and "Traceback" not in err
+    said, kept = out.splitlines()
+    assert said == "interrupted: no trial was done" and kept.startswith("kept: ") and "Traceback" not in err
 
 
 def test_a_trial_does_not_outlive_the_drill(tmp_path: Path) -> None:

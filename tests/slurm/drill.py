@@ -1,4 +1,4 @@
-"""`tmrc drill --slurm` on a private cluster: `python -m tests.slurm.drill [CONFIG KEY=VALUE ... OPTIONS]`.
+"""`tmrc drill --slurm` on a private cluster: `python -m tests.slurm.drill [KEY=VALUE ... OPTIONS]`.
 
 Brings a cluster up, runs the drill with the options given (30 trials, unless they say otherwise), and stops it.
 """
@@ -15,24 +15,7 @@ from tests.slurm.cluster import Cluster, sweep
 from tests.slurm.conftest import FOLDER
 from tests.slurm.install import obstacle
 
-USUAL = (
-    "drill",
-    "--slurm",
-    "-p",
-    "gpu",
-    "-G",
-    "0",
-    "-c",
-    "1",
-    "--mem",
-    "2G",
-    "-t",
-    "10",
-    "--parallel",
-    "2",
-    "--trials",
-    "30",
-)
+USUAL = "drill --slurm -p gpu -G 0 -c 1 --mem 2G -t 10 --parallel 2 --trials 30".split()
 
 
 def main(arguments: list[str]) -> int:
