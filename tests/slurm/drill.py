@@ -15,7 +15,9 @@ from tests.slurm.cluster import Cluster, sweep
 from tests.slurm.conftest import FOLDER
 from tests.slurm.install import obstacle
 
-USUAL = "drill --slurm -p gpu -G 0 -c 1 --mem 2G -t 10 --parallel 2 --trials 30".split()
+USUAL = [
+    "drill", "--slurm", "-p", "gpu", "-G", "0", "-c", "1", "--mem", "2G", "-t", "10", "--parallel", "2", "--trials", "30"
+]  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
