@@ -46,12 +46,12 @@ def verify(targets: tuple[str, ...], no_data: bool, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([one.as_object() for one in done]))
     elif len(done) > 1:
-        click.echo(f"\n{len(done)} runs: {f'faults in {len(bad)}' if bad else 'no fault'}")
+        click.echo(f"\n{len(done)} runs: {f'{len(bad)} not sound' if bad else 'all sound'}")
     return 1 if bad else 0
 
 
 def _lines(verified: Verified, colour: bool) -> list[str]:
-    """A heading, and a line or more for each check."""
+    """A heading, a line or more for each check, and the conclusion."""
     from launch.plaintext import one_line
 
     width = max(len(check.name) for check in verified.checks)
@@ -63,9 +63,12 @@ def _lines(verified: Verified, colour: bool) -> list[str]:
             verdict = click.style(verdict, fg=_COLOURS[check.verdict], bold=True if check.faults else None)
         lines.append(f"  {check.name:<{width}}  {verdict}  {one_line(first)}".rstrip())
         lines += [f"  {'':<{width}}  {'':<5}  {one_line(text)}" for text in more]
-    return lines
+    conclusion = one_line(verified.conclusion)
+    return [*lines, "  " + (click.style(conclusion, fg="green" if verified.good else "red") if colour else conclusion)]
 
 
 def _texts(check: Check) -> list[str]:
     """What to say: faults where there are any, else the summary; then the notes."""
-    return [*(check.faults or (check.summary,)), *check.notes]
+    from tmrc.verify.facts import some
+
+    return [*(some(check.faults) or (check.summary,)), *some(check.notes)]

@@ -122,6 +122,8 @@ def test_the_command(run: RunDir, finished: Path) -> None:
     good = call(str(finished / "run"))
     assert (good.returncode, good.stderr) == (0, "")
     assert "24 records, the chain holds" in good.stdout and "FAULT" not in good.stdout
+    what = "24 steps, 2 checkpoints and 11 metrics rows; the run has finished at step 24"
+    assert good.stdout.splitlines()[-1] == f"  sound: no fault in {what}"
     (run.checkpoints / "step_00000024" / "trainer.json").unlink()
     bad = call(str(finished / "run"), str(run.path), "--json", "--no-data")
     first, second = json.loads(bad.stdout)
@@ -129,6 +131,8 @@ def test_the_command(run: RunDir, finished: Path) -> None:
     by_name = {check["name"]: check for check in second["checks"]}
     assert by_name["checkpoints"]["faults"] == ["step_00000024: trainer.json is missing"]
     assert by_name["tokens"]["verdict"] == "-"
+    assert second["faults"] == 1
+    assert second["conclusion"] == f"NOT SOUND: 1 fault (checkpoints 1) in {what}; not checked: tokens"
     nothing = call(str(finished / "data"))
     assert nothing.returncode == 2 and len(nothing.stderr.splitlines()) == 1
 
@@ -277,7 +281,7 @@ def test_rows_of_metrics(run: RunDir) -> None:
     assert with_lines([*lines[:2], "{what\n", *lines[2:]]) == ("line 3 is no row",)
     beyond = lines[-2].replace('"step": 24', '"step": 28')
     assert any("is beyond the last step, 24" in line for line in with_lines([*lines, beyond]))
-    assert with_lines([*lines, '{"step": 28, "lo']) == ()  # a line that is being written
+    assert with_lines([*lines, '{"step": 28, "lo']) == ("its last row is cut off, though the run has finished",)
 
 
 def test_a_run_that_was_killed_changed_and_extended(new_trial: NewTrial, train: Train) -> None:
@@ -297,6 +301,16 @@ def test_a_run_that_was_killed_changed_and_extended(new_trial: NewTrial, train: 
     trial.run.metrics.write_text("".join(trial.run.metrics.read_text().splitlines(keepends=True)[:-3]))
     trial.run.ledger.write_bytes(trial.ledger[:-50])
     assert faults(trial.run) == {}
+    with trial.run.metrics.open("a") as file:
+        file.write('{"step": 15, "lo')  # a line that is being written
+    assert faults(trial.run) == {} and "its last row is not whole yet" in notes(trial.run)["metrics"]
+    assert "; the run has not finished" in verify_run(trial.run).conclusion
+    (kept / "config.yaml").write_text("training: [")
+    assert list(faults(trial.run)) == ["configuration"]
+    assert (
+        len(faults(trial.run)["configuration"]) == 1
+        and "attempts/1/config.yaml" in faults(trial.run)["configuration"][0]
+    )
 
 
 @pytest.mark.campaign
@@ -311,7 +325,7 @@ def test_a_run_that_goes_on_and_is_killed_has_no_faults(new_trial: NewTrial) -> 
         assert faults(trial.run) == {}
 
 
-def test_a_run_from_before_the_ledger(run: RunDir) -> None:
+def test_a_run_from_before_the_ledger(run: RunDir, shard: Path) -> None:
     run.ledger.unlink()
     run.data.unlink()
     for folder in run.checkpoints.glob("step_*"):
@@ -320,6 +334,9 @@ def test_a_run_from_before_the_ledger(run: RunDir) -> None:
     assert faults(run) == {}
     by_name = {check.name: check for check in verify_run(run).checks}
     assert by_name["ledger"].verdict == "-" and "before there were ledgers" in by_name["ledger"].summary
+    with shard.open("ab") as file:
+        file.write(b"\x05\x00" * 40)
+    assert faults(run) == {"shards": ("they are not those of the checkpoints (data_fingerprint)",)}
 
 
 def test_a_set_aside_ledger_is_mentioned(run: RunDir) -> None:
@@ -384,9 +401,12 @@ def test_the_chain_begins_with_what_fixes_the_order(run: RunDir) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"step": 23.0}, "step of its trainer.json is a float"),
-        ({"validation_due": 1}, "validation_due of its trainer.json is a int"),
+        ({"step": 23.0}, "step of its trainer.json is of type float"),
+        ({"validation_due": 1}, "validation_due of its trainer.json is of type int"),
         ({"threads": None}, "has no threads"),
+        ({"validation_due": None}, "has no validation_due"),
+        ({"config": None}, "has no config"),
+        ({"config": {}}, "does not note 'datasets.allow_mismatch', 'datasets.eos_token', "),
         ({"other": 1}, "'other', which is none of its fields"),
         ({"ledger": ""}, "does not name the ledger"),
         ({"data_fingerprint": "0" * 16}, "its data_fingerprint is"),
@@ -452,11 +472,55 @@ def test_what_a_finished_run_must_have(run: RunDir) -> None:
     run.events.write_text(events[0] + "{rubbish}\n" + events[1])
     assert faults(run) == {"events": ("line 2 is no row",)}
     run.events.write_text(events[0] + events[1][:30] + "\n" + events[1] + events[1][:20])
-    assert faults(run) == {} and notes(run)["events"] == "line 2 of events.jsonl was cut off"
+    assert faults(run) == {} and notes(run)["events"] == (
+        "line 2 of events.jsonl was cut off; the last line of events.jsonl is cut off"
+    )
     run.events.write_text(events[0] + events[1].replace('"step": 24', '"step": 20'))
     assert any("finished at step 20, but its last step is 24" in line for line in faults(run)["events"])
     run.events.unlink()
     assert "events.jsonl is missing or empty" in faults(run)["events"][0]
+
+
+def test_without_its_configuration_a_run_has_that_one_fault(run: RunDir) -> None:
+    run.config.unlink()
+    assert faults(run) == {"configuration": (f"{run.config}: is missing",)}
+    told = {check.name: (check.verdict, check.summary) for check in verify_run(run).checks}
+    without = ("-", "cannot be checked without the configuration")
+    assert told["order"] == told["tokens"] == told["shards"] == without
+    assert "no gap" not in told["metrics"][1]
+
+
+def test_attempts_that_left_no_event_are_counted(run: RunDir) -> None:
+    for number in (2, 3):
+        run.attempt(number).mkdir()
+    summary = {check.name: check.summary for check in verify_run(run, read_data=False).checks}["events"]
+    assert summary == "3 attempts, of which 1 began to train; the newest checkpoint is there"
+
+
+@pytest.mark.parametrize("name", ["ledger.bin", "data.json", "checkpoints/step_00000023"])
+def test_what_has_another_kind_is_not_taken_for_missing(run: RunDir, name: str) -> None:
+    path = run.path / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink()
+        os.mkfifo(path)
+    ((fault,),) = faults(run, read_data=False).values()
+    assert "is not a file" in fault or "this is not a directory" in fault
+
+
+def test_a_list_of_permissions_that_cannot_be_read_is_mentioned(run: RunDir) -> None:
+    run.allowed.write_text("{")
+    assert faults(run, read_data=False) == {} and "allowed.json cannot be read" in notes(run)["configuration"]
+
+
+def test_many_faults_are_counted_and_some_are_listed(run: RunDir) -> None:
+    with run.metrics.open("a") as file:
+        file.write("rubbish\n" * 50)
+    verified = verify_run(run, read_data=False)
+    listed = next(check["faults"] for check in verified.as_object()["checks"] if check["faults"])
+    assert verified.faults == 50 and (len(listed), listed[-1]) == (21, "and 30 more")
 
 
 def test_the_end_of_a_finished_run_that_was_set_aside(run: RunDir) -> None:

@@ -41,8 +41,10 @@ def take_stamps(shards: Sequence[Shard]) -> dict[str, Stamp]:
 
 def read_stamps(run: RunDir) -> dict[str, Stamp] | None:
     """The stamps of data.json; None when the run has none. Raises DataError when it cannot be understood."""
-    if not run.data.is_file():
+    if not run.data.exists():
         return None
+    if not run.data.is_file():
+        raise DataError(f"{run.data}: is not a file")
     try:
         if run.data.stat().st_size > _LARGEST:
             raise DataError(f"{run.data}: is larger than {_LARGEST:,} bytes")

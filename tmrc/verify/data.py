@@ -14,7 +14,7 @@ from tmrc.data.plan import DataPlan
 from tmrc.train.ledger import Ledger, Sums, batch_sums, hashes
 from tmrc.train.samples import Changed, changed
 from tmrc.train.stamps import listed, take_stamps, touched
-from tmrc.verify.facts import Check, Facts, some, steps
+from tmrc.verify.facts import Check, Facts, steps
 
 _WINDOW = 1 << 22  # sequences whose hashes are in memory together
 _AT_ONCE = 1 << 22  # bytes of tokens that are read together
@@ -37,33 +37,40 @@ def check_tokens(facts: Facts, reader: BatchReader | None, problem: str, wrong: 
     names = _touched(facts)
     compared = len(ledger.records) - len(skipped)
     summary = f"{compared:,} step{'s' * (compared != 1)} read again, all as they were trained on"
-    return Check(name, summary, some(_by_place(found, names)))
+    return Check(name, summary, tuple(_by_place(found, names)))
 
 
 def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
     """Sizes and times of the shards against data.json."""
     name = "shards"
+    if faults := tuple(_shard_faults(facts)):
+        return Check(name, "", faults)
     if facts.plan is None:
-        return Check(name, "", (facts.plan_problem,))
+        return Check(name, facts.plan_problem, done=False)
     if facts.stamps is None:
-        if facts.stamps_problem:
-            return Check(name, "", (facts.stamps_problem,))
-        if facts.ledger is not None and facts.begun:  # they are written together
-            return Check(name, "", ("data.json is missing, though there is a ledger",))
         return Check(name, "data.json is not there to compare with", done=False)
-    if resized := facts.resized():
-        return Check(name, "", some([f"{line} since the run began" for line in resized]))
-    if not facts.same_shards:
-        return Check(name, "", ("they are not those of the checkpoints (data_fingerprint)",))
     count = len(facts.plan.shards)
     summary = f"{count:,} shard{'s' * (count != 1)}, untouched since the run began"
     notes = _elsewhere(facts.plan)
     if not (names := _touched(facts)):
-        return Check(name, summary, (), some(notes))
+        return Check(name, summary, (), tuple(notes))
     notes += [f"{listed(names)} touched since the run began" + ("" if read else "; the tokens were not compared")]
     if read and reader is not None and facts.ledger is not None:
         notes += _never_seen(reader, facts.ledger, names)
-    return Check(name, summary, (), some(notes))
+    return Check(name, summary, (), tuple(notes))
+
+
+def _shard_faults(facts: Facts) -> Iterator[str]:
+    if facts.stamps_problem:
+        yield facts.stamps_problem
+    elif facts.stamps is None and facts.ledger is not None and facts.begun:  # they are written together
+        yield "data.json is missing, though there is a ledger"
+    if facts.plan is None:
+        yield from [facts.plan_problem] if facts.config is not None else []
+    elif resized := facts.resized():
+        yield from (f"{line} since the run began" for line in resized)
+    elif not facts.same_shards:
+        yield "they are not those of the checkpoints (data_fingerprint)"
 
 
 def _elsewhere(plan: DataPlan) -> list[str]:

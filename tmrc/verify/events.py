@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
 from tmrc.train.saved import checkpoint_name
-from tmrc.verify.facts import Check, Facts, some, steps, whole
+from tmrc.verify.facts import Check, Facts, steps, whole
 
 
 def check_events(facts: Facts) -> Check:
@@ -19,9 +19,17 @@ def check_events(facts: Facts) -> Check:
     if not facts.events and not faults:
         return Check(name, "none yet", done=False)
     faults += [*_lost(facts), *_beyond(facts), *_unfinished(facts)]
-    attempts = len(facts.begun)
-    number = f"{attempts} attempt{'s' * (attempts != 1)}"
-    return Check(name, f"{number}, and the checkpoints that they name", some(faults), tuple(_notes(facts)))
+    return Check(name, _summary(facts), tuple(faults), tuple(_notes(facts)))
+
+
+def _summary(facts: Facts) -> str:
+    """How many attempts there were, as `tmrc status` counts them, and how many of them say that training began."""
+    attempts, begun = facts.attempts, len(facts.begun)
+    summary = f"{attempts:,} attempt{'s' * (attempts != 1)}"
+    if begun < attempts:
+        summary += f", of which {begun:,} began to train"
+    named = [whole(row.get("step")) for row in facts.events if row["event"] == "checkpoint"]
+    return f"{summary}; the newest checkpoint is there" if named and named[-1] in facts.saved else summary
 
 
 def _no_rows(facts: Facts) -> Iterator[str]:
@@ -76,6 +84,8 @@ def _notes(facts: Facts) -> Iterator[str]:
     if facts.events_read.cut_off:
         lines = steps(facts.events_read.cut_off).replace("step", "line", 1)
         yield f"{lines} of {facts.run.events.name} {'was' if lines.startswith('line ') else 'were'} cut off"
+    if facts.events_read.unended:
+        yield f"the last line of {facts.run.events.name} is cut off"
     if not any(row["event"] == "finished" for row in facts.events) and _says_finished(facts.run):
         yield f"attempts/ says that the run has finished, and {facts.run.events.name} does not"
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tmrc.config.errors import DataError, UserError
 from tmrc.config.load import load_config
@@ -19,6 +21,7 @@ from tmrc.verify.rows import Row, Rows, read_rows
 
 MOST_STEPS = 10**12  # no step that is meant is larger
 _NAMED = 6  # steps that a line names
+_ATTEMPT = re.compile(r"[1-9][0-9]{0,8}")
 _SPARE = 1024  # steps more than a run can have for which files are still read, so that it can be said what is there
 _WITHOUT_TOTAL = 1 << 24  # steps that a run can have of which nobody knows how many it has
 _ROW = 4096  # bytes that a row of metrics.jsonl can have
@@ -40,9 +43,9 @@ class Check:
         """`fault`, `note`, `ok`, or `-` for what was not checked."""
         return "fault" if self.faults else "note" if self.notes else "ok" if self.done else "-"
 
-    def found(self, *faults: str) -> Check:
-        """The same with further faults."""
-        return replace(self, faults=(*self.faults, *faults))
+    def as_object(self) -> dict[str, Any]:
+        """The same as JSON holds it, with the first faults and notes alone."""
+        return {**asdict(self), "faults": some(self.faults), "notes": some(self.notes), "verdict": self.verdict}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Span:
     begin: int
     total: int | None  # steps in all, as the attempt saw it
     config: Config | None
+    problem: str  # why there is no `config`
     validates: bool  # whether there are validations, by this attempt's own configuration
 
 
@@ -103,6 +107,14 @@ class Facts:
     def begun(self) -> tuple[Row, ...]:
         """The events with which attempts began to train."""
         return tuple(row for row in self.events if row["event"] in ("started", "resumed"))
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts there were, as the highest number tells: one that was killed may have left no event."""
+        folder = self.run.path / "attempts"
+        found = [int(path.name) for path in folder.glob("*") if _ATTEMPT.fullmatch(path.name)]
+        told = [whole(row.get("attempt")) or 0 for row in self.begun]
+        return max([*found, *begun_attempts(self.run), *told, len(told)])
 
     @property
     def keeps_ledger(self) -> bool:
@@ -178,14 +190,16 @@ def whole(value: object) -> int | None:
 
 
 def steps(numbers: Sequence[int]) -> str:
-    """`step 4`, `steps 4 and 6`, `steps 4 to 9`, `steps 4, 6, 9 and 3 more`."""
+    """`step 4`, `steps 4 and 6`, `steps 4 to 9`, `steps 1, 2, 4, 6, 8, 9 and 3 more`."""
     if len(numbers) == 1:
         return f"step {numbers[0]:,}"
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"steps {numbers[0]:,} to {numbers[-1]:,}"
-    named = [f"{number:,}" for number in numbers[:_NAMED]]
-    last = f"{len(numbers) - _NAMED:,} more" if len(numbers) > _NAMED else named.pop()
-    return f"steps {', '.join(named)} and {last}"
+    if len(numbers) > _NAMED + 1:
+        named, last = numbers[:_NAMED], f"{len(numbers) - _NAMED:,} more"
+    else:
+        named, last = numbers[:-1], f"{numbers[-1]:,}"
+    return f"steps {', '.join(f'{number:,}' for number in named)} and {last}"
 
 
 def some(lines: Sequence[str], most: int = 20) -> tuple[str, ...]:
@@ -206,12 +220,12 @@ def _spans(run: RunDir, events: Sequence[Row], config: Config | None, plan: Data
     kept = _kept_configs(run)
     begun = [row for row in events if row["event"] in ("started", "resumed") and whole(row.get("step")) is not None]
     if not begun or begun[0]["step"] > 0:
-        yield Span(0, None, config, validates(config, plan))
+        yield Span(0, None, config, "", validates(config, plan))
     for row in begun:
         number = whole(row.get("attempt")) or 0
         later = [kept[other] for other in sorted(kept) if other >= number]
-        own = _config(later[0])[0] if later else config
-        yield Span(row["step"], whole(row.get("total_steps")), own, validates(own, plan))
+        own, problem = _config(later[0]) if later else (config, "")
+        yield Span(row["step"], whole(row.get("total_steps")), own, problem, validates(own, plan))
 
 
 def _kept_configs(run: RunDir) -> dict[int, Path]:
@@ -225,7 +239,7 @@ def _kept_configs(run: RunDir) -> dict[int, Path]:
 
 def _config(path: Path) -> tuple[Config | None, str]:
     try:
-        return load_config(path), ""
+        return (load_config(path), "") if path.exists() else (None, f"{path}: is missing")
     except UserError as error:
         return None, str(error)
     except (OSError, ValueError, RecursionError) as error:
@@ -234,7 +248,7 @@ def _config(path: Path) -> tuple[Config | None, str]:
 
 def _plan(config: Config | None) -> tuple[DataPlan | None, str]:
     if config is None:
-        return None, "without the configuration nobody can tell which"
+        return None, "cannot be checked without the configuration"
     try:
         return plan_data(config), ""
     except (UserError, OSError, ValueError) as error:
@@ -249,6 +263,8 @@ def _stamps(run: RunDir) -> tuple[dict[str, Stamp] | None, str]:
 
 
 def _ledger(run: RunDir, most_steps: int) -> tuple[Ledger | None, str]:
+    if run.ledger.exists() and not run.ledger.is_file():
+        return None, f"{run.ledger}: is not a file"
     try:
         return read_ledger(run.ledger, most_steps), ""
     except DataError as error:

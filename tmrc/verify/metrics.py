@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from tmrc.train.schedule import learning_rate
-from tmrc.verify.facts import MOST_STEPS, Check, Facts, Span, some, steps, whole
+from tmrc.verify.facts import MOST_STEPS, Check, Facts, Span, steps, whole
 from tmrc.verify.rows import Row
 
 _MOST_MISSING = 1000
@@ -29,12 +29,7 @@ def check_metrics(facts: Facts) -> Check:
     if facts.metrics.problem:
         return Check("metrics", "", (f"{facts.run.metrics.name} {facts.metrics.problem}",))
     if not rows:
-        what = "has no row" if facts.run.metrics.is_file() else "is missing"
-        lost = [f"though {one.path.name} was written" for step, one in facts.saved.items() if step]
-        lost = [f"though the run has finished at step {facts.finished:,}"] if facts.finished else lost[:1]
-        return Check(
-            "metrics", "no row yet", tuple(f"{facts.run.metrics.name} {what}, {why}" for why in lost), done=False
-        )
+        return _empty(facts)
     faults = [f"line {n:,} is no row" for n, row in enumerate(rows, 1) if row is None or _key(row) is None]
     lines = [_Line(n, key, row) for n, row in enumerate(rows, 1) if row is not None and (key := _key(row)) is not None]
     faults += _out_of_place(lines)
@@ -47,9 +42,34 @@ def check_metrics(facts: Facts) -> Check:
     faults += _gaps(missing)
     faults += [_unexpected(facts, line) for line in lines if line.key not in expected and _judged(facts, line.key)]
     faults += [fault for line in lines for fault in _wrong_numbers(facts, line)]
+    half = [_half(facts)] if facts.metrics.unended else []
+    if half and facts.finished is not None and not missing:  # else it can be what is left of a missing one
+        faults += half
+        half = []
+    return Check("metrics", _summary(facts, keys), tuple(faults), tuple(half))
+
+
+def _empty(facts: Facts) -> Check:
+    """Of a run that has no row, and may have none."""
+    what = "has no row" if facts.run.metrics.is_file() else "is missing"
+    lost = [f"though {one.path.name} was written" for step, one in facts.saved.items() if step]
+    lost = [f"though the run has finished at step {facts.finished:,}"] if facts.finished else lost[:1]
+    faults = tuple(f"{facts.run.metrics.name} {what}, {why}" for why in lost)
+    return Check("metrics", "no row yet", faults, done=False)
+
+
+def _half(facts: Facts) -> str:
+    if facts.finished is not None:
+        return "its last row is cut off, though the run has finished"
+    return "its last row is not whole yet, or the run was killed while it was written; a resume drops it"
+
+
+def _summary(facts: Facts, keys: Collection[Key]) -> str:
     last = max((step for step, kind in keys if kind == TRAINING), default=0)
-    summary = f"{len(lines):,} row{'s' * (len(lines) != 1)}, up to step {last:,}: no gap, no repeat"
-    return Check("metrics", summary, some(faults))
+    rows = f"{len(keys):,} row{'s' * (len(keys) != 1)}, up to step {last:,}"
+    if any(span.config is None for span in facts.spans):
+        return f"{rows}: no repeat; without the configuration nobody can tell whether one is missing"
+    return f"{rows}: no gap, no repeat"
 
 
 def _key(row: Row) -> Key | None:
@@ -134,15 +154,16 @@ def _of_span(span: Span, begin: int, end: int) -> Iterator[Key]:
 
 
 def _judged(facts: Facts, key: Key) -> bool:
-    """Without the data nobody can tell whether there are validations."""
-    return facts.config is not None and (key[1] == TRAINING or facts.plan is not None)
+    """Without the configuration nobody can tell which rows there are, and without the data not which validations."""
+    return facts.span_of(key[0]).config is not None and (key[1] == TRAINING or facts.plan is not None)
 
 
 def _gaps(missing: Sequence[Key]) -> Iterator[str]:
     more = " or more" if len(missing) >= _MOST_MISSING else ""
-    for kind, what in ((TRAINING, ""), (VALIDATION, "the validation of ")):
+    for kind, what in ((TRAINING, ""), (VALIDATION, "the validation{} of ")):
         if numbers := [step for step, one in missing if one == kind]:
-            yield f"{what}{steps(numbers)} {'is' if len(numbers) == 1 else 'are'} missing{more}"
+            several = len(numbers) > 1
+            yield f"{what.format('s' * several)}{steps(numbers)} {'are' if several else 'is'} missing{more}"
 
 
 def _unexpected(facts: Facts, line: _Line) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tmrc.data.batches import BatchReader
 from tmrc.train.ledger import Ledger, order_sums, origin
-from tmrc.verify.facts import Check, Facts, some, steps
+from tmrc.verify.facts import Check, Facts, steps
 
 _AT_ONCE = 1 << 20  # sequences whose order is computed together
 _NEIGHBOURS = 64  # steps beyond the last whose samples are looked for as well
@@ -36,7 +36,7 @@ def check_ledger(facts: Facts) -> Check:
         notes = (*notes, f"{steps(range(1, ledger.first))} {'has' if ledger.first == 2 else 'have'} no record")
     faults += _wrong_end(facts, ledger)
     count = len(ledger.records)
-    return Check(name, f"{count:,} record{'s' * (count != 1)}, the chain holds", some(faults), notes)
+    return Check(name, f"{count:,} record{'s' * (count != 1)}, the chain holds", tuple(faults), notes)
 
 
 def _wrong_end(facts: Facts, ledger: Ledger) -> Iterator[str]:
@@ -99,7 +99,7 @@ def check_order(facts: Facts, reader: BatchReader | None, problem: str) -> Order
     }
     faults = _named(wrong, known, reader)
     used = f"{steps(range(ledger.first, ledger.last + 1))}, each with its own samples"
-    return Order(Check(name, used, some(faults)), frozenset(wrong))
+    return Order(Check(name, used, tuple(faults)), frozenset(wrong))
 
 
 def _orders(reader: BatchReader, first: int, last: int) -> dict[int, int]:

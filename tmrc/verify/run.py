@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tmrc.config.errors import UserError
@@ -30,16 +30,32 @@ class Verified:
 
     run: RunDir
     checks: tuple[Check, ...]
+    extent: str = ""  # what there was to check, and whether the run has finished
+
+    @property
+    def faults(self) -> int:
+        """How many faults were found."""
+        return sum(len(check.faults) for check in self.checks)
 
     @property
     def good(self) -> bool:
         """Whether no fault was found."""
-        return not any(check.faults for check in self.checks)
+        return not self.faults
+
+    @property
+    def conclusion(self) -> str:
+        """What was checked, and whether it is sound, in one line."""
+        where = [f"{check.name} {len(check.faults):,}" for check in self.checks if check.faults]
+        found = f"{self.faults:,} fault{'s' * (self.faults > 1)} ({', '.join(where)})" if where else "no fault"
+        skipped = [check.name for check in self.checks if check.verdict == "-"]
+        parts = [f"{found} in {self.extent}" if self.extent else found]
+        parts += [f"not checked: {', '.join(skipped)}"] if skipped else []
+        return f"{'sound' if self.good else 'NOT SOUND'}: {'; '.join(parts)}"
 
     def as_object(self) -> dict[str, Any]:
         """The same as JSON holds it."""
-        checks = [{**asdict(check), "verdict": check.verdict} for check in self.checks]
-        return {"run_id": self.run.run_id, "run_dir": str(self.run.path), "good": self.good, "checks": checks}
+        about = {"run_id": self.run.run_id, "run_dir": str(self.run.path), "good": self.good, "faults": self.faults}
+        return {**about, "conclusion": self.conclusion, "checks": [check.as_object() for check in self.checks]}
 
 
 def verify_run(run: RunDir, read_data: bool = True) -> Verified:
@@ -49,20 +65,37 @@ def verify_run(run: RunDir, read_data: bool = True) -> Verified:
     """
     for look in range(_LOOKS):
         before = _identity(run)
-        verified = Verified(run, tuple(_checks(run, read_data)))
+        verified = _look_at(run, read_data)
         if verified.good or look + 1 == _LOOKS or _identity(run) == before:
             break  # else a new attempt has begun, and what was read does not belong together
     return verified
 
 
-def _checks(run: RunDir, read_data: bool) -> list[Check]:
+def _look_at(run: RunDir, read_data: bool) -> Verified:
     try:
         events = read_events(run)
         with progress("re-hashing checkpoints", len(checkpoint_steps(run)), "checkpoints") as advance:
             saved = read_saved(run, advance)
         facts = gather(run, events, saved)
     except Exception as error:  # nothing that stands in a file may end in a traceback
-        return [Check("run", "", (f"{run.path}: cannot be read: {error}",))]
+        return Verified(run, (Check("run", "", (f"{run.path}: cannot be read: {error}",)),))
+    return Verified(run, tuple(_checks(facts, read_data)), _extent(facts))
+
+
+def _extent(facts: Facts) -> str:
+    """What there is to check of the run, in numbers."""
+    steps = len(facts.ledger.records) if facts.ledger is not None else 0
+    counts = {"step": steps, "checkpoint": len(facts.saved), "metrics row": len(facts.metrics.lines)}
+    there = [f"{count:,} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
+    *most, last = there or ["a run without a step"]
+    listed = f"{', '.join(most)} and {last}" if most else last
+    if not facts.begun:  # nobody has said anything
+        return listed
+    end = facts.finished
+    return f"{listed}; the run has {'not finished' if end is None else f'finished at step {end:,}'}"
+
+
+def _checks(facts: Facts, read_data: bool) -> list[Check]:
     reader, problem = _reader(facts)
     order = Order(Check("order", ""))
 
@@ -101,7 +134,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
 def _reader(facts: Facts) -> tuple[BatchReader | None, str]:
     """Reads the run's data, if they have the shards and sizes that they had; else why not."""
     if facts.config is None or facts.plan is None:
-        return None, "cannot be checked without the data"
+        return None, f"cannot be checked without the {'data' if facts.config else 'configuration'}"
     try:
         if not facts.same_shards:
             return None, "cannot be checked: the shards are not those that the run began with"

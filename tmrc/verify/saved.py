@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tmrc.config.errors import shown
 from tmrc.config.rundir import RunDir
 from tmrc.train import durable
 from tmrc.train.saved import FILES, checkpoint_steps
-from tmrc.verify.facts import Check, Facts, Saved, some, steps
+from tmrc.verify.facts import Check, Facts, Saved, steps
 from tmrc.verify.rows import Row
 from tmrc.verify.tensors import tensor_flaw
 
@@ -23,7 +24,7 @@ def read_saved(run: RunDir, advance: Callable[[int], None]) -> dict[int, Saved]:
         advance(done)
         flaw = durable.problem(path, FILES)
         flaw = flaw or tensor_flaw(path)
-        if path.is_dir():
+        if os.path.lexists(path):
             found[step] = Saved(path, flaw, _state(path / "trainer.json"))
     return found
 
@@ -36,8 +37,8 @@ def check_checkpoints(facts: Facts) -> Check:
     notes += filter(None, map(_extra, facts.saved.values()))
     if not facts.saved:
         return Check("checkpoints", "none yet", faults, tuple(notes), done=False)
-    what = "re-hashed" if len(facts.saved) > 1 else "re-hashed: every byte is as it was written"
-    return Check("checkpoints", f"{len(facts.saved)} {what}, {steps(sorted(facts.saved))}", faults, some(notes))
+    summary = f"{len(facts.saved)} re-hashed, {steps(sorted(facts.saved))}"
+    return Check("checkpoints", summary, faults, tuple(notes))
 
 
 def _extra(one: Saved) -> str:

@@ -8,26 +8,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tmrc.config.changes import differing, record, spoken
+from tmrc.config.errors import shown
 from tmrc.config.schema import Config
 from tmrc.data.plan import same_tokenizer
 from tmrc.train import durable
 from tmrc.train.saved import TOKENIZER, TrainerState
-from tmrc.verify.facts import Check, Facts, Saved, Span, some, validates
+from tmrc.verify.facts import Check, Facts, Saved, Span, validates
+
+_NAMED = 4  # keys that a line names
 
 
 def check_configuration(facts: Facts) -> Check:
     """Whether config.yaml loads, and is what each checkpoint was trained with or was let change to."""
     name = "configuration"
+    problems = dict.fromkeys(filter(None, [facts.config_problem, *(span.problem for span in facts.spans)]))
     if facts.config_problem:
-        return Check(name, "", (facts.config_problem,))
-    allowed = _allowed(facts)
+        return Check(name, "", tuple(problems))
+    allowed, unread = _allowed(facts)
     found: dict[str, str] = {}  # what differs -> the newest checkpoint that says so
     for step, one in facts.saved.items():
         if not one.flaw and (line := _edited(facts, step, one, allowed)):
             found.setdefault(line, one.path.name)
     lines = [f"differs from what {where} was trained with: {line}" for line, where in found.items()]
     noted = any(not one.flaw and one.state.get("config") for one in facts.saved.values())
-    return Check(name, "loads, and is what the checkpoints note" if noted else "loads", some(lines))
+    summary = "loads, and is what the checkpoints note" if noted else "loads"
+    return Check(name, summary, (*problems, *lines), (unread,) if unread else ())
 
 
 def check_states(facts: Facts) -> Check:
@@ -36,7 +41,8 @@ def check_states(facts: Facts) -> Check:
     if not good:
         return Check("trainer state", "no whole checkpoint", done=False)
     faults = [f"{one.path.name}: {line}" for step, one in good.items() for line in _state_faults(facts, step, one)]
-    return Check("trainer state", "steps and sequences agree", some(faults))
+    faults += _not_noted(facts, good)
+    return Check("trainer state", "steps and sequences agree" if facts.config else "steps agree", tuple(faults))
 
 
 def _edited(facts: Facts, step: int, one: Saved, allowed: Mapping[str, Any]) -> str:
@@ -53,7 +59,7 @@ def _edited(facts: Facts, step: int, one: Saved, allowed: Mapping[str, Any]) -> 
         lines.append(
             spoken({key: both for key, both in changes.items() if key not in allowed or allowed[key] != both[1]})
         )
-    return next((line for line in lines if line), "") if all(lines) else ""
+    return lines[0] if lines and all(lines) else ""
 
 
 def _configs(facts: Facts, step: int) -> list[Config]:
@@ -65,12 +71,17 @@ def _spans(facts: Facts, step: int) -> list[Span]:
     return [span for span in facts.spans if span.begin == 0] if step == 0 else [facts.span_of(step)]
 
 
-def _allowed(facts: Facts) -> Mapping[str, Any]:
+def _allowed(facts: Facts) -> tuple[Mapping[str, Any], str]:
+    """Key -> the value that it was let have; and a note where that cannot be read."""
     try:
         found = durable.read_json(facts.run.allowed)
+    except FileNotFoundError:
+        return {}, ""
     except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = None
+    if isinstance(found, dict):
+        return found, ""
+    return {}, f"{facts.run.allowed.name} cannot be read: what was let change is not known"
 
 
 def _state_faults(facts: Facts, step: int, one: Saved) -> Iterator[str]:
@@ -90,13 +101,13 @@ def _state_faults(facts: Facts, step: int, one: Saved) -> Iterator[str]:
 def _ill_formed(state: Mapping[str, Any]) -> Iterator[str]:
     """Fields that are missing, of another type, or none of its own."""
     form = {name: typing.get_origin(kind) or kind for name, kind in typing.get_type_hints(TrainerState).items()}
-    required = {one.name for one in dataclasses.fields(TrainerState) if not _has_default(one)}
+    required = _required(state)
     for name, kind in form.items():
         if name not in state:
             if name in required:
                 yield f"its trainer.json has no {name}"
         elif type(state[name]) is not kind:
-            yield f"{name} of its trainer.json is a {type(state[name]).__name__} instead of a {kind.__name__}"
+            yield f"{name} of its trainer.json is of type {type(state[name]).__name__} instead of {kind.__name__}"
     for name in state:
         if name not in form:
             yield f"its trainer.json has {name!r:.40}, which is none of its fields"
@@ -105,9 +116,28 @@ def _ill_formed(state: Mapping[str, Any]) -> Iterator[str]:
         yield "scaler of its trainer.json holds what is no number"
 
 
+def _required(state: Mapping[str, Any]) -> set[str]:
+    """The fields that a state has had: all up to the last of its own. New ones are appended, with a default."""
+    fields = dataclasses.fields(TrainerState)
+    last = max((place for place, one in enumerate(fields) if one.name in state), default=0)
+    return {one.name for place, one in enumerate(fields) if place <= last or not _has_default(one)}
+
+
 def _has_default(field: dataclasses.Field[Any]) -> bool:
     """Whether the field came later: checkpoints of older versions have none."""
     return not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
+
+
+def _not_noted(facts: Facts, good: Mapping[int, Saved]) -> Iterator[str]:
+    """Keys of the configuration that a checkpoint does not note, and another one of the same attempt does."""
+    noted = {step: one.state["config"] for step, one in good.items() if isinstance(one.state.get("config"), dict)}
+    for step, own in noted.items():
+        begin = facts.span_of(step).begin
+        keys = {key for other in noted if facts.span_of(other).begin == begin for key in noted[other]}
+        if lacking := sorted(keys - set(own)):
+            more = f" and {len(lacking) - _NAMED:,} more" if len(lacking) > _NAMED else ""
+            what = ", ".join(shown(name) for name in lacking[:_NAMED]) + more
+            yield f"{good[step].path.name}: its trainer.json does not note {what}, as others of its attempt do"
 
 
 def _unfit(facts: Facts, step: int, state: Mapping[str, Any]) -> Iterator[str]:
