@@ -16,7 +16,8 @@ from tests.slurm.conftest import FOLDER
 from tests.slurm.install import obstacle
 
 USUAL = [
-    "drill", "--slurm", "-p", "gpu", "-G", "0", "-c", "1", "--mem", "2G", "-t", "10", "--parallel", "2", "--trials", "30"
+    "drill", "--slurm", "-p", "gpu", "-G", "0", "-c", "1", "--mem", "2G", "-t", "10", "--parallel", "2",
+    "--trials", "30",
 ]  # fmt: skip
 
 
