@@ -17,7 +17,7 @@ import pytest
 
 from launch.rendezvous import Rendezvous, choose_port, port_was_taken
 from launch.verdict import why_silent
-from tests.launch.helpers import REAL, ROOT, call, events, write_config
+from tests.launch.helpers import REAL, ROOT, Started, call, events, write_config
 from tests.launch.test_status import tmrc
 from tests.train.conftest import NewTrial, Trial
 
@@ -105,27 +105,24 @@ def test_two_processes_train_without_any_network_and_without_a_name(tmp_path: Pa
 @pytest.mark.campaign
 def test_the_clock_of_all_processes_is_set_while_they_run(tmp_path: Path) -> None:
     """Every process of a run, torchrun too, sees the wall clock leap ahead by six hours and back by nine."""
-    training = {"train_steps": 300, "log_interval": 5, "save_every": 0.5, "val_interval": 50, "val_batches": 1}
-    config = write_config(tmp_path, training=training, launch={"processes_per_node": 2})
+    training = {"train_steps": 300, "epochs": 99, "log_interval": 5, "val_interval": 50, "val_batches": 1}
+    config = write_config(tmp_path, training={**training, "save_every": 0.5}, launch={"processes_per_node": 2})
     whole = call("--local", "--json", config, module=REAL)
     assert whole.code == 0, whole.err
     stamp, patch = tmp_path / "clock", tmp_path / "patch"
     patch.mkdir()
     (patch / "sitecustomize.py").write_text(SET_CLOCK.format(file=str(stamp)))
-    environment = {**os.environ, "PYTHONPATH": str(patch)}
-    command = [sys.executable, "-m", REAL, "--local", "--json", str(config)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
-    )
-    for hours in (0, 6, -9, 30, 0):
+    undisturbed = (tmp_path / "artifacts").rename(tmp_path / "before") / Path(whole.json["run_dir"]).name
+    started = Started(config, module=REAL, PYTHONPATH=str(patch))
+    for rows, hours in ((1, 6), (15, -9), (30, 30), (45, 0)):
+        started.wait_for_step(rows)
         stamp.write_text(str(3600 * hours))
-        time.sleep(1.5)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    run = Path(json.loads(out)["run_dir"])
+    done = started.end()
+    assert done.code == 0, done.err
+    run = started.run_dir
     losses = [
         [(row["step"], row.get("loss"), row.get("val_loss")) for row in map(json.loads, file.read_text().splitlines())]
-        for file in (run / "metrics.jsonl", Path(whole.json["run_dir"]) / "metrics.jsonl")
+        for file in (run / "metrics.jsonl", undisturbed / "metrics.jsonl")
     ]
     assert losses[0] == losses[1]
     assert [row["event"] for row in events(run) if row["event"] != "checkpoint"][-2:] == ["finished", "goodput"]

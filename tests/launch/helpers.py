@@ -85,11 +85,12 @@ def call(*arguments: object, module: str = STANDIN, env: dict[str, str] | None =
 class Started:
     """`tmrc-submit --local` in a session of its own, as in a terminal of its own."""
 
-    def __init__(self, config: Path, *arguments: object, module: str = STANDIN) -> None:
+    def __init__(self, config: Path, *arguments: object, module: str = STANDIN, **environment: str) -> None:
         self.artifacts = config.parent / "artifacts"
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, "--local", str(config), *map(str, arguments)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True,
+            env={**os.environ, **environment},
         )  # fmt: skip
 
     @property
