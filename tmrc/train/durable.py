@@ -57,12 +57,12 @@ def write_json(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file of up to `LARGEST_JSON` bytes. Raises OSError, and ValueError for what is no such."""
+def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
+    """The value in a JSON file of up to `largest` bytes. Raises OSError, and ValueError for what is no such."""
     with open_file(path) as fd:
-        text = _read(fd, LARGEST_JSON + 1)
-    if len(text) > LARGEST_JSON:
-        raise ValueError(f"is larger than {LARGEST_JSON:,} bytes")
+        text = _read(fd, largest + 1)
+    if len(text) > largest:
+        raise ValueError(f"is larger than {largest:,} bytes")
     try:
         return json.loads(text)
     except RecursionError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from tmrc.config.errors import ConfigError, DataError
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.data.plan import DataPlan, require_same_shards, same_tokenizer
+from tmrc.train import durable
 from tmrc.train.failures import warn
 from tmrc.train.saved import TOKENIZER, TrainerState
 from tmrc.train.setup import Parts
@@ -61,8 +61,8 @@ def _shards_known(run: RunDir) -> dict[str, int]:
 
 def _allowed(run: RunDir) -> Mapping[str, Any]:
     try:
-        found = json.loads(run.allowed.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        found = durable.read_json(run.allowed)
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,17 +40,15 @@ def take_stamps(shards: Sequence[Shard]) -> dict[str, Stamp]:
 
 def read_stamps(run: RunDir) -> dict[str, Stamp] | None:
     """The stamps of data.json; None when the run has none. Raises DataError when it cannot be understood."""
-    if not run.data.exists():
-        return None
-    if not run.data.is_file():
-        raise DataError(f"{run.data}: is not a file")
     try:
-        if run.data.stat().st_size > _LARGEST:
-            raise DataError(f"{run.data}: is larger than {_LARGEST:,} bytes")
-        shards = json.loads(run.data.read_bytes())["shards"]
+        shards = durable.read_json(run.data, _LARGEST)["shards"]
         return {_text(row["name"]): Stamp(*(_whole(row[key]) for key in Stamp.__annotations__)) for row in shards}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError):
         raise DataError(f"{run.data}: is damaged") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{run.data}: is damaged: {getattr(error, 'strerror', None) or error}") from None
 
 
 def write_stamps(fence: Fence, plan: DataPlan) -> None:
