@@ -73,8 +73,8 @@ def drill(
     Faults on this machine: kill, node, term, usr2, int, hup, stop, corrupt, twin, disk, resize. On Slurm: kill, term,
     usr2, requeue, cancel, corrupt. What they do is on the page docs/drill.md.
 
-    Exit codes: 0 all equal, 1 a difference or a run that could not finish, 2 an error in what was asked for, 130
-    interrupted.
+    Exit codes: 0 all equal, 1 a difference, a run that could not finish, or no fault came while a trial ran, 2 an
+    error in what was asked for, 130 interrupted.
     """
     from launch.drill.command import run_command
     from launch.drill.wish import Wish

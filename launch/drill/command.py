@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -46,9 +47,14 @@ def run_command(wish: Wish, json_file: str | None, markdown_file: str | None) ->
     )
     _show(report, seconds, drill, piped)
     drill.clean_up()
-    if drill.interrupted:
+    return exit_code(report)
+
+
+def exit_code(report: Report) -> int:
+    """0 where all trials are equal and a fault has come to one of them at least; 1 else, and 130 when interrupted."""
+    if report.interrupted:
         return INTERRUPTED
-    return 0 if report.equal else 1
+    return 0 if report.equal and report.hit else 1
 
 
 def _files(json_file: str | None, markdown_file: str | None) -> dict[str, ResultFile]:
@@ -90,8 +96,10 @@ def _show(report: Report, seconds: float, drill: Drill, piped: str) -> None:
     width = _columns(stream)
     lines = [*table(report, width), ""] if report.outcomes else []
     lines += wrapped(summary(report, seconds), width)
-    if drill.wish.keep or drill.interrupted or not report.equal:
+    if drill.keeps:
         lines.append(f"kept: {drill.folder}")
+    if report.interrupted and drill.wish.reference is None and report.reference is not None:
+        lines.append(f"its reference can be used again: tmrc drill --reference {shlex.quote(report.reference)}")
     print("\n".join(lines), file=stream)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launch.drill.local import LocalTrial
@@ -44,18 +44,24 @@ class Drill:
                 if not isinstance(error, KeyboardInterrupt | SystemExit):
                     raise
                 self.interrupted = True
-        return self.report()
+        return self.report(self.keeps)
 
-    def report(self) -> Report:
-        """What is known so far."""
+    @property
+    def keeps(self) -> bool:
+        """Whether the directory of the drill stays: what is in it is worth a second look, or was asked for."""
+        return self.wish.keep or self.interrupted or not all(one.equal for one in self.outcomes)
+
+    def report(self, kept: bool = True) -> Report:
+        """What is known so far. Without `kept` it names no directory that `clean_up` removes."""
         outcomes = sorted(self.outcomes, key=lambda one: one.number)
         texts = {name: one.help for name, one in self.setting.faults.items()}
-        about = about_drill(self.wish, self.setting)
-        return Report(about, str(self.setting.reference.run.path), self.setting.course, texts, self.plans, outcomes)
+        about = {**about_drill(self.wish, self.setting), "directory": str(self.folder) if kept else None}
+        reference = str(self.setting.reference.run.path) if kept or self.wish.reference is not None else None
+        return Report(about, reference, self.setting.course, texts, self.plans, outcomes, self.interrupted)
 
     def clean_up(self) -> None:
-        """Remove the directory of the drill when nothing in it is worth a second look."""
-        if not self.wish.keep and not self.interrupted and all(one.equal for one in self.outcomes):
+        """Remove the directory of the drill, unless it stays."""
+        if not self.keeps:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _next(self, active: Mapping[Future[Outcome], Trial]) -> set[Future[Outcome]]:
@@ -90,7 +96,8 @@ class Drill:
         return LocalTrial(self.setting, plan)
 
     def _take(self, outcome: Outcome) -> None:
-        self.outcomes.append(outcome)
+        deleted = outcome.equal and not self.wish.keep
+        self.outcomes.append(replace(outcome, directory=None) if deleted else outcome)
         self.say(progress_line(outcome, len(self.outcomes), len(self.plans)))
         if not outcome.equal:
             named = "" if "all" in self.wish.faults else f"--faults {','.join(self.wish.faults)} "
@@ -98,7 +105,7 @@ class Drill:
                 f"    {why(outcome)}\n    {outcome.directory}\n"
                 f"    again: {named}--seed {self.wish.seed} --only {outcome.number}"
             )
-        elif not self.wish.keep:
+        elif deleted:
             shutil.rmtree(self.folder / f"trial-{outcome.number:04d}", ignore_errors=True)
 
     def _end(self, active: dict[Future[Outcome], Trial]) -> None:

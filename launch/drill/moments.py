@@ -41,9 +41,10 @@ def wait_for(moment: Moment, course: Course, watcher: Watcher, over: Callable[[]
 
 
 def shown(moment: Moment, sight: Sight, seconds: float) -> str:
-    """When it hit, in words: the kind that was planned, and what was seen."""
-    doing = f", {sight.phase}" if sight.phase else ""
-    return f"{moment.kind}: step {sight.step}, {seconds:.1f} s{doing}"
+    """When it hit, in words: the kind that was planned, and what was seen: `step 36 (18.4 s, validating)`."""
+    step, since = f"step {sight.step}", f"{seconds:.1f} s"
+    kind = {"step": step, "time": since}.get(moment.kind, moment.kind)
+    return f"{kind} ({', '.join(text for text in (step, since, sight.phase) if text and text != kind)})"
 
 
 def _resumes_at(watcher: Watcher) -> int:

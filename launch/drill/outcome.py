@@ -49,7 +49,7 @@ class Blow:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. `seconds_lost` is what it took more than the reference."""
+    """How a trial ended. `seconds_lost` is what it took more than the reference, `directory` None once deleted."""
 
     number: int
     blows: tuple[Blow, ...]
@@ -60,4 +60,4 @@ class Outcome:
     equal: bool
     difference: Difference | None
     trouble: str
-    directory: str
+    directory: str | None

@@ -42,12 +42,15 @@ def prepare(wish: Wish, say: Callable[[str], None]) -> Drill:
     names = _possible(names, config, wish, say)
     folder = _folder(config)
     say(f"{'drill':10}{folder}")
-    if begun is None:
-        begun = _reference(wish, folder, source)
-    setting = _setting(wish, folder, names, *(known or _known(begun)))
+    try:
+        known = known or _known(_reference(wish, folder, source))
+    except (KeyboardInterrupt, SystemExit):
+        say(f"kept: {folder}" if folder.exists() else "the reference had not finished: nothing is kept")
+        raise
+    setting = _setting(wish, folder, names, *known)
     numbers = [wish.only] if wish.only else range(1, wish.trials + 1)
     drill = Drill(wish, say, folder, setting, [draw_plan(wish.seed, n, names) for n in numbers])
-    _say_course(drill)
+    _say_course(drill, wish)
     return drill
 
 
@@ -152,7 +155,7 @@ def _setting(wish: Wish, folder: Path, names: list[str], course: Course, results
     return Setting(folder, run.config, QUIET, run.code, config, results, course, faults, wish.options, wish.submit)
 
 
-def _say_course(drill: Drill) -> None:
+def _say_course(drill: Drill, wish: Wish) -> None:
     """What the reference took, what the trials will take, and what is remarkable about them."""
     course, say = drill.setting.course, drill.say
     say(
@@ -160,16 +163,23 @@ def _say_course(drill: Drill) -> None:
         f"first), {counted(course.saves_on_the_way, 'checkpoint')} before the last"
     )
     if not course.saves_on_the_way:
+        advice = "; training.save_every=SECONDS writes more" if wish.reference is None else ""
         say(
-            "warning: the reference has written no checkpoint but the last, so that a hard kill loses everything; "
-            "training.save_every=SECONDS writes more"
+            "warning: the reference has written no checkpoint but the last, so that a hard kill loses everything"
+            f"{advice}"
         )
     if not drill.setting.config.training.save_model:
         say("warning: training.save_model is off: a killed run begins anew, and there are no weights to compare")
     hits = sum(n * share for n, share in enumerate(HITS, 1)) / sum(HITS)
     each = course.wall + hits * (course.start + course.end + 0.5)
-    total = each * len(drill.plans) / drill.wish.parallel
-    say(
-        f"estimate  {counted(len(drill.plans), 'trial')} in {duration(total)}; training.train_steps=..., "
-        "training.save_every=... and --trials shorten it"
-    )
+    total = each * len(drill.plans) / wish.parallel
+    say(f"estimate  {counted(len(drill.plans), 'trial')} in {duration(total)}{shorter(wish)}")
+
+
+def shorter(wish: Wish) -> str:
+    """What else can be given to have a shorter drill, to go on the line of its estimate."""
+    ways = [] if wish.reference is not None else ["training.train_steps=...", "training.save_every=..."]
+    ways += [] if wish.only is not None else ["--trials"]
+    if len(ways) < 2:
+        return f"; {ways[0]} shortens it" if ways else ""
+    return f"; {', '.join(ways[:-1])} and {ways[-1]} shorten it"

@@ -21,23 +21,41 @@ NARROWEST = 12  # columns that it keeps
 INDENT = "    "  # of what a line goes on with
 HEADS = ("fault", "trials", "equal", "steps lost: median", "worst", "seconds lost: median", "worst")
 MARK = "<!-- made by tmrc drill -->"
+COUNTING = (
+    "A trial with several faults counts in the row of each that hit it. What a fault has lost is taken from the trials "
+    "that no other one hit, where there are such."
+)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A drill so far. `about` says what was tried, with which seed and versions; `faults` is name -> what it is."""
+    """A drill so far. `about` says what was tried, with which seed and versions; `faults` is name -> what it is.
+
+    `reference` is its directory, None once that is deleted; `interrupted` is whether somebody has ended the drill.
+    """
 
     about: Mapping[str, Any]
-    reference: str
+    reference: str | None
     course: Course
     faults: Mapping[str, str]
     plans: Sequence[Plan]
     outcomes: Sequence[Outcome]
+    interrupted: bool = False
 
     @property
-    def equal(self) -> bool:
-        """Whether every trial that was to be made has been, and all were equal."""
-        return len(self.outcomes) == len(self.plans) and all(one.equal for one in self.outcomes)
+    def equal(self) -> bool | None:
+        """Whether all trials that were done are equal; None when none was done."""
+        return all(one.equal for one in self.outcomes) if self.outcomes else None
+
+    @property
+    def hit(self) -> Sequence[Outcome]:
+        """The trials that a fault has come to while they ran."""
+        return [one for one in self.outcomes if _was_hit(one)]
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether no fault came to any trial, and nothing else went wrong."""
+        return bool(self.equal) and not self.hit
 
 
 @dataclass(frozen=True)
@@ -123,20 +141,21 @@ def table(report: Report, width: int | None) -> list[str]:
                 else [""] * 4
             )
             rows.append([str(one.number) if n == 0 else "", fault, moment, *rest])
-    sums = [HEADS, *(one.cells() for one in by_fault(report))]
-    return [*_aligned(_narrowed(rows, width)), "", *_aligned(sums), *_differing(report, width)]
+    sums = [one.cells() for one in by_fault(report)]
+    below = ["", *_aligned([HEADS, *sums])] if sums else []
+    return [*_aligned(_narrowed(rows, width)), *below, *_differing(report, width)]
 
 
 def by_fault(report: Report) -> list[Sum]:
-    """One for each fault that has hit, then one for all trials."""
+    """One for each fault that has hit, then one for all trials that were hit. A trial counts for each that hit it."""
     sums = []
     for name in report.faults:
         hit = [one for one in report.outcomes if any(blow.fault == name and blow.reached for blow in one.blows)]
         alone = [one for one in hit if sum(blow.reached for blow in one.blows) == 1] or hit
         if hit:
             sums.append(_sum(name, hit, alone))
-    if report.outcomes:
-        sums.append(_sum("all", report.outcomes, report.outcomes))
+    if report.hit:
+        sums.append(_sum("all", report.hit, report.hit))
     return sums
 
 
@@ -177,9 +196,10 @@ def summary(report: Report, seconds: float) -> str:
     count, equal = len(report.outcomes), sum(one.equal for one in report.outcomes)
     if not count:
         return "interrupted: no trial was done"
-    early, planned = "", ""
-    if count < len(report.plans):
-        early, planned = "interrupted: ", f" (of {len(report.plans)} that were planned)"
+    early = "interrupted: " if report.interrupted else ""
+    if report.shows_nothing:
+        return f"{early}no fault came while a trial ran: nothing was shown"
+    planned = f" (of {len(report.plans)} that were planned)" if count < len(report.plans) else ""
     missed = sum(one.equal and not _was_hit(one) for one in report.outcomes)
     of_these = f" ({missed} of them over before any fault came)" if missed else ""
     told = f"{early}{equal} of {counted(count, 'trial')}{planned} ended as the uninterrupted run did, bit for bit"
@@ -190,10 +210,13 @@ def markdown(report: Report, seconds: float) -> str:
     """A section with the table of all faults, for a page."""
     named = ("command", "date", "versions", "seed")
     lines = [f"- {name}: {one_line(str(value))}" for name, value in report.about.items() if name in named]
-    lines += [f"- result: {summary(report, seconds)}", ""]
-    body = [HEADS, ["---"] * len(HEADS), *(one.cells() for one in by_fault(report))]
+    planned, done, hit = len(report.plans), len(report.outcomes), len(report.hit)
+    lines += [f"- result: {summary(report, seconds)}", f"- trials: {planned} planned, {done} done, {hit} hit", ""]
+    sums = [one.cells() for one in by_fault(report)]
+    body = [HEADS, ["---"] * len(HEADS), *sums] if sums else []
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
-    lines += ["", *(f"- `{name}`: {text}" for name, text in report.faults.items())]
+    lines += ["", COUNTING, ""] if sums else []
+    lines += [f"- `{name}`: {text}" for name, text in report.faults.items()]
     lines += [f"- trial {one.number}: {why(one)}" for one in report.outcomes if not one.equal]
     return "\n".join([MARK, "", *lines, ""])
 
@@ -205,6 +228,10 @@ def as_object(report: Report, seconds: float) -> dict[str, Any]:
         "drill": {**report.about, "seconds": seconds},
         "reference": {"run_dir": report.reference, **asdict(report.course)},
         "equal": report.equal,
+        "planned": len(report.plans),
+        "done": len(report.outcomes),
+        "hit": len(report.hit),
+        "interrupted": report.interrupted,
         "trials": [{**asdict(one), "plan": asdict(plans[one.number])} for one in report.outcomes],
         "by_fault": [asdict(one) for one in by_fault(report)],
     }

@@ -49,7 +49,6 @@ def about_drill(wish: Wish, setting: Setting) -> dict[str, Any]:
         "slurm": wish.slurm,
         "parallel": wish.parallel,
         "overrides": list(wish.overrides),
-        "directory": str(setting.folder),
     }
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.helpers import FIXTURES, make_dataset
 from tmrc.config.errors import DataError
-from tmrc.data.inspection import inspect_dataset
+from tmrc.data.inspection import ShardReport, inspect_dataset
 from tmrc.data.metadata import find_shards, load_metadata
+from tmrc.data.report import print_shards
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,3 +81,20 @@ def test_progress_lines_without_a_terminal(capsys: pytest.CaptureFixture[str], m
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("reading: ") and lines[-1].endswith(" MB")
     assert len(lines) == 4
+
+
+@pytest.mark.parametrize("columns", [30, 80, 120])
+def test_no_number_is_broken_where_the_terminal_is_narrow(columns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [4_726_320_200 + number for number in range(3)]
+    shards = tuple(
+        ShardReport(
+            f"a-long-name-of-some-corpus-without-any-blank_{n}.bin", size, size // 2, size // 2 - 9, 9, 12345, 31999
+        )
+        for n, size in enumerate(sizes)
+    )
+    print_shards(shards, columns)
+    out = capsys.readouterr().out
+    for size in (*sizes, sum(sizes)):
+        assert f" {size:,} " in out and f" {size // 2:,} " in out
+    assert out.count("12,345") == 3 and out.count("31,999") == 4 and "37,035" in out and "…" not in out
+    assert columns < 80 or max(map(len, out.splitlines())) <= columns

@@ -9,8 +9,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,15 +20,20 @@ from hypothesis import strategies as st
 
 import launch.drill.faults
 import launch.drill.slurm_faults
+from launch.drill.command import exit_code
+from launch.drill.compare import Results
 from launch.drill.course import Course
 from launch.drill.damage import DAMAGES
-from launch.drill.outcome import Blow, Outcome
-from launch.drill.plan import MOMENTS, draw_plan
-from launch.drill.prepare import chosen
+from launch.drill.drill import Drill
+from launch.drill.moments import shown
+from launch.drill.outcome import Blow, Outcome, Setting
+from launch.drill.plan import MOMENTS, Moment, Plan, draw_plan
+from launch.drill.prepare import chosen, prepare, shorter
 from launch.drill.processes import MARK
 from launch.drill.scene import FAULTS, Scene, faults_of
-from launch.drill.table import Report, as_object, progress_line, table, wrapped
-from launch.drill.watch import Watcher
+from launch.drill.table import Report, as_object, by_fault, markdown, progress_line, summary, table, wrapped
+from launch.drill.watch import Sight, Watcher
+from launch.drill.wish import Wish
 from launch.resultfile import ResultFile, check_files
 from tests.launch.helpers import ROOT, Done, call, events, tags, wait_for, write_config
 from tmrc.config.errors import UserError
@@ -191,16 +198,17 @@ def test_a_run_can_begin_anew_twice(tmp_path: Path) -> None:
 # What is printed
 
 
-def report_of(*outcomes: Outcome, planned: int) -> Report:
+def report_of(*outcomes: Outcome, planned: int, interrupted: bool = False) -> Report:
     course = Course(wall=9.0, start=1.0, end=1.0, steps=9, saves=2, save=0.1, validations=0)
     plans = [draw_plan(0, number, NAMES) for number in range(1, planned + 1)]
-    return Report({}, "reference", course, {"corrupt": "damage", "usr2": "a signal"}, plans, outcomes)
+    faults = {"corrupt": "damage", "usr2": "a signal"}
+    return Report({}, "reference", course, faults, plans, outcomes, interrupted)
 
 
-def outcome(number: int, steps_lost: int = 1, trouble: str = "") -> Outcome:
-    moment = "checkpoint: step 12,345, 1234.5 s, writing a checkpoint"
+def outcome(number: int, steps_lost: int = 1, trouble: str = "", hit: bool = True) -> Outcome:
+    moment = "checkpoint (step 12345, 1234.5 s, writing a checkpoint)"
     blows = (
-        Blow("corrupt", True, moment, 5, 1.0, "3 processes"),
+        Blow("corrupt", hit, moment, 5, 1.0, "3 processes"),
         Blow("usr2", False, moment, 5, 1.0, "the run had ended"),
     )
     lost, where = steps_lost * 1.5, "/some/where/" + "long" * 30
@@ -213,7 +221,7 @@ def test_lines_end_between_words(tmp_path: Path) -> None:
     wide = table(report, None)
     assert max(len(line) for line in lines if "/some/where" not in line) <= 80
     assert max(map(len, wide)) > 200 and "writing a checkpoint" in wide[1] and "…" not in "".join(wide)
-    assert "corrupt" in lines[1] and "checkpoint: step …" in lines[1] and lines[1].split()[-4:] == wide[1].split()[-4:]
+    assert "corrupt" in lines[1] and "checkpoint (step …" in lines[1] and lines[1].split()[-4:] == wide[1].split()[-4:]
     assert " ".join(" ".join(lines).split()).count(report.outcomes[1].trouble.strip()) == 1
     said = progress_line(report.outcomes[0], 1, 2)
     broken = wrapped(said, 80)
@@ -231,7 +239,95 @@ def test_programs_get_each_sum_as_a_number() -> None:
     }  # fmt: skip
 
 
+def test_an_interrupted_drill_says_so_and_what_it_has_shown() -> None:
+    for outcomes, equal in (((), None), ((outcome(1),), True), ((outcome(1), outcome(2, trouble="no end")), False)):
+        report = report_of(*outcomes, planned=3, interrupted=True)
+        said = as_object(report, 3.0)
+        assert (said["equal"], said["interrupted"]) == (equal, True)
+        assert (said["planned"], said["done"], said["hit"]) == (3, len(outcomes), len(outcomes))
+        assert exit_code(report) == 130 and summary(report, 3.0).startswith("interrupted: ")
+        text = markdown(report, 3.0)
+        assert "- result: interrupted: " in text and f"- trials: 3 planned, {len(outcomes)} done" in text
+    said = as_object(report_of(outcome(1), planned=3), 3.0)  # as it is written after each trial
+    assert said["equal"] and not said["interrupted"] and said["done"] == 1
+
+
+def test_a_drill_that_has_hit_nothing_shows_nothing() -> None:
+    nothing = "no fault came while a trial ran: nothing was shown"
+    missed, mixed = report_of(outcome(1, hit=False), planned=1), report_of(outcome(1, hit=False), outcome(2), planned=2)
+    assert summary(missed, 3.0) == nothing and f"- result: {nothing}\n" in markdown(missed, 3.0)
+    assert exit_code(missed) == 1 and by_fault(missed) == [] and "not hit" in table(missed, None)[1]
+    assert as_object(missed, 3.0)["hit"] == 0
+    assert [(one.fault, one.trials) for one in by_fault(mixed)] == [("corrupt", 1), ("all", 1)]
+    assert exit_code(mixed) == 0
+    assert summary(mixed, 3.0).startswith("2 of 2 trials ended ") and "(1 of them over before" in summary(mixed, 3.0)
+    different = report_of(outcome(1, trouble="no end", hit=False), planned=1)
+    assert exit_code(different) == 1 and summary(different, 3.0).startswith("0 of 1 trial ended ")
+
+
+def test_only_what_can_be_given_is_said_to_shorten_a_drill() -> None:
+    assert shorter(Wish("default", (), ("all",), 20, 0)).endswith("training.save_every=... and --trials shorten it")
+    assert shorter(Wish(None, (), ("all",), 20, 0, reference="run")) == "; --trials shortens it"
+    assert "--trials" not in shorter(Wish("default", (), ("all",), 20, 0, only=3))
+    assert shorter(Wish(None, (), ("all",), 20, 0, reference="run", only=3)) == ""
+
+
+def test_a_moment_in_words() -> None:
+    sight = Sight(36, "validating", 1)
+    said = {kind: shown(Moment(kind, 0.5, 0.5), sight, 18.42) for kind in ("step", "time", "end")}
+    assert said == {
+        "step": "step 36 (18.4 s, validating)",
+        "time": "18.4 s (step 36, validating)",
+        "end": "end (step 36, 18.4 s, validating)",
+    }
+    assert shown(Moment("start-up", 0.5, 0.5), Sight(), 0.3) == "start-up (step 0, 0.3 s)"
+
+
 # The command
+
+
+class EqualTrial:
+    """A trial that is done at once."""
+
+    doing = "nothing"
+
+    def __init__(self, plan: Plan) -> None:
+        self.outcome = outcome(plan.number)
+
+    def run_all(self) -> Outcome:
+        return self.outcome
+
+
+@pytest.mark.parametrize(("keep", "given"), [(False, False), (True, False), (False, True)])
+def test_no_directory_is_named_that_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool, given: bool
+) -> None:
+    monkeypatch.setattr(Drill, "_trial", lambda drill, plan: EqualTrial(plan))
+    wish = Wish("default", (), ("all",), 1, 0, keep=keep, reference="given" if given else None)
+    course = report_of(planned=1).course
+    reference = Results(RunDir(tmp_path / "reference" / "run"), *[None] * (len(fields(Results)) - 1))  # type: ignore[arg-type]
+    setting = Setting(tmp_path, tmp_path, (), tmp_path, load_config("default"), reference, course, {})
+    drill = Drill(wish, lambda text: None, tmp_path, setting, [draw_plan(0, 1, NAMES)])
+    during: list[dict[str, Any]] = []
+    after = as_object(drill.run(lambda report: during.append(as_object(report, 1.0))), 1.0)
+    drill.clean_up()
+    for said, kept in ((during[0], True), (after, keep)):
+        assert said["drill"]["directory"] == (str(tmp_path) if kept else None)
+        assert said["reference"]["run_dir"] == (str(reference.run.path) if kept or given else None)
+        assert (said["trials"][0]["directory"] is not None) == keep
+    assert tmp_path.exists() == keep
+
+
+def test_ctrl_c_in_the_reference_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.drill.prepare.subprocess.run", interrupted)
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        prepare(Wish(str(write_config(tmp_path)), (), ("all",), 20, 0), said.append)
+    assert said[-1] == "the reference had not finished: nothing is kept"
+    assert list((tmp_path / "artifacts").iterdir()) == []
 
 
 def test_trials_that_are_equal_and_one_that_differs(tmp_path: Path) -> None:
@@ -263,6 +359,8 @@ def test_trials_that_are_equal_and_one_that_differs(tmp_path: Path) -> None:
     assert f"again: --faults node --seed 0 --only {KILLED}\n" in done.err and "DIFFERENT" in done.err
     assert f"drill     {Path(trial['directory']).parents[1]}\n" in done.err and "estimate  1 trial in " in done.err
     assert marked(tmp_path) == []
+    assert "shorten" not in done.err and Path(said["drill"]["directory"]).is_dir()
+    assert f"at {trial['blows'][0]['moment']}: " in done.err
 
     file = reference / "metrics.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
@@ -291,8 +389,10 @@ def test_ctrl_c_ends_what_was_begun(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert marked(tmp_path) == []
     assert json.loads(found.read_text())["trials"] == []
-    said, kept = out.splitlines()
+    said, kept, again = out.splitlines()
     assert said == "interrupted: no trial was done" and kept.startswith("kept: ") and "Traceback" not in err
+    words = shlex.split(again)
+    assert (Path(words[words.index("--reference") + 1]) / "metrics.jsonl").is_file(), again
 
 
 def test_a_trial_does_not_outlive_the_drill(tmp_path: Path) -> None:

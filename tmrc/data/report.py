@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from tmrc.config.errors import DataError
 
 if TYPE_CHECKING:
-    from tmrc.data.inspection import Inspection
+    from tmrc.data.inspection import Inspection, ShardReport
     from tmrc.data.prepare import Summary
+
+COUNTS = ("bytes", "tokens", "text_tokens", "padding", "documents")  # of a shard, which can be summed up
+HEADS = {"text_tokens": "text\ntokens", "max_token": "largest\ntoken"}
+NARROWEST_NAME = 10  # columns that a shard's name keeps
 
 
 def show_summary(summary: Summary, as_json: bool) -> None:
@@ -53,21 +58,42 @@ def _print_tables(found: Inspection) -> None:
     for name, value in _facts(found).items():
         facts.add_row(name, Text(value, overflow="fold"))
     console.print(facts)
-    columns = ("bytes", "tokens", "text_tokens", "padding", "documents")
-    table = Table(show_footer=len(found.shards) > 1)
-    table.add_column("shard", "all", overflow="fold")
-    for column in columns:
-        table.add_column(column.replace("_", " "), f"{found.total(column):,}", justify="right", overflow="fold")
-    table.add_column(
-        "largest token", f"{max(shard.max_token for shard in found.shards):,}", justify="right", overflow="fold"
-    )
-    for shard in found.shards:
-        cells = [f"{getattr(shard, column):,}" for column in (*columns, "max_token")]
-        table.add_row(Text(shard.file), *cells)
-    console.print(table)
+    console.print()
+    print_shards(found.shards, console.width)
     for sample in found.samples:
         console.print(Text(f"\nitem {sample.item:,} ({sample.where})", style="bold"))
         console.print(Text(sample.text))
+
+
+def print_shards(shards: Sequence[ShardReport], columns: int) -> None:
+    """Print a table of the shards in `columns` columns. Names are folded, numbers never: rather are lines too long."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [("shard", *(shard.file for shard in shards), "all")]
+    numbers = [_cells(shards, name, sum) for name in COUNTS] + [_cells(shards, "max_token", max)]
+    widths = [max(len(part) for cell in cells for part in cell.split()) for cells in numbers]
+    gap = 1 if columns < sum(widths) + 2 * len(widths) + max(map(len, names[0])) else 2
+    needed = sum(widths) + gap * len(widths) + NARROWEST_NAME
+    table = Table(
+        box=box.SIMPLE, show_edge=False, padding=(0, 0, 0, gap - 1), pad_edge=False, show_footer=len(shards) > 1,
+        width=needed if needed > columns else None,
+    )  # fmt: skip
+    table.add_column("shard", "all", overflow="fold")
+    for head, *_, total in numbers:
+        table.add_column(head, total, justify="right", no_wrap=True)
+    for name, *cells in list(zip(*names, *numbers, strict=True))[1:-1]:
+        table.add_row(Text(name), *cells)
+    Console(width=columns).print(table, crop=False)
+
+
+def _cells(shards: Sequence[ShardReport], name: str, sum_of: Callable[[Iterable[int]], int]) -> list[str]:
+    """One column of numbers: its head, a cell for each shard, and what stands below all of them."""
+    values: list[int] = [getattr(shard, name) for shard in shards]
+    head = HEADS.get(name, name)
+    return [head, *(f"{value:,}" for value in values), f"{sum_of(values):,}"]
 
 
 def _facts(found: Inspection) -> dict[str, str]:
