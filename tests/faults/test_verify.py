@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from launch.against import compared
+from launch.cli.verify import lines_of
+from tests.faults.calls import Said, call
 from tests.train.conftest import (
     TINY,
     NewTrial,
@@ -138,7 +143,7 @@ def test_the_command(run: RunDir, finished: Path) -> None:
 
 
 def test_no_torch_is_loaded() -> None:
-    code = "import sys, tmrc.verify.run; sys.exit('torch' in sys.modules)"
+    code = "import sys, tmrc.verify.run, launch.against; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -200,17 +205,27 @@ def test_an_edited_shard_is_located(run: RunDir, shard: Path, keeps_time: bool) 
     found = faults(run)
     assert list(found) == ["tokens"]
     assert found["tokens"][0].startswith(f"{where}, which step {step + 1} used at position {position} of its batch")
-    assert "tiny_1.bin has been touched" in notes(run)["shards"]
+    assert notes(run)["shards"] == "tiny_1.bin has been touched since the run began"
     assert faults(run, read_data=False) == {}
     with shard.open("r+b") as file:
         file.write(np.roll(np.frombuffer(shard.read_bytes(), "<u2"), 1).tobytes())
-    assert any(line.startswith("tiny_1.bin: several sequences") for line in faults(run)["tokens"])
+    lines = faults(run)["tokens"]  # however many steps used it, this is one edit
+    assert [line.startswith("tiny_1.bin: ") for line in lines] == [True]
+    assert re.search(r"\d+ of 24 steps were trained on other tokens than their sequences hold now \(steps ", lines[0])
 
 
 def test_touched_and_resized_shards(run: RunDir, shard: Path) -> None:
     shard.touch()
     assert faults(run) == {}
-    assert "were not trained on" in notes(run)["shards"]
+    summaries = {check.name: check.summary for check in verify_run(run).checks}
+    assert summaries["shards"] == "2 shards, of the sizes that they had when the run began"
+    touched = "tiny_1.bin has been touched since the run began"
+    assert notes(run)["shards"] == f"{touched}; what was trained on is as it was"
+    (unread,) = (check.notes for check in verify_run(run, read_data=False).checks if check.name == "shards")
+    assert unread == (f"{touched}; the tokens were not compared",)
+    begun = run.events.read_text().splitlines(keepends=True)[:1]
+    run.events.write_text("".join(begun))  # a run that goes on may read sequences that nothing is known of
+    assert notes(run)["shards"].endswith(" have not been trained on yet and cannot be compared")
     with shard.open("ab") as file:
         file.write(b"\x05\x00" * 40)
     found = faults(run)
@@ -557,6 +572,142 @@ def test_a_copied_data_set_that_reads_the_original(run: RunDir, finished: Path, 
     durable.write_json(run.allowed, {"datasets.path": str(tmp_path / "copy")})
     assert faults(run) == {}
     assert str(finished / "data") in notes(run)["shards"]
+
+
+def test_an_edited_learning_rate_is_one_fault_of_the_metrics(run: RunDir) -> None:
+    write_config(load_config(run.config, ["optimizer.lr=0.02"]), run.config)
+    assert faults(run)["metrics"] == (
+        "steps 1 to 24: lr is not what the configuration gives (step 1: 0.01 instead of 0.02)",
+    )
+
+
+def test_numbers_that_are_wrong_in_the_same_way_are_grouped(run: RunDir) -> None:
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]  # 0v 1 4 8 8v 12 16 16v 20 24 24v
+    for place in (2, 3, 6):
+        rows[place]["tokens"] = 7
+    for place in (4, 7):
+        rows[place]["val_loss"] = float("nan")
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert faults(run)["metrics"] == (
+        "steps 4 and 8: tokens is not what the configuration gives (step 4: 7 instead of 512)",
+        "the validations of steps 8 and 16: val_loss is no finite number",
+        "step 16: tokens is 7 instead of 2048",
+    )
+
+
+def test_rows_that_are_not_asked_for_are_one_fault(run: RunDir) -> None:
+    write_config(load_config(run.config, ["training.log_interval=8"]), run.config)
+    assert faults(run)["metrics"] == ("steps 4, 12 and 20 are none that log_interval asks for",)
+
+
+def test_what_was_changed_with_consent_is_told(train: Train) -> None:
+    trial = train("training.train_steps=8", "training.val_interval=0")
+    for attempt, (steps, rate) in enumerate(((10, 0.02), (12, 0.03)), 1):
+        shutil.copy(trial.run.config, trial.run.attempt(attempt) / "config.yaml")
+        changed = [f"training.train_steps={steps}", f"optimizer.lr={rate}"]
+        write_config(load_config(trial.run.config, changed), trial.run.config)
+        durable.write_json(trial.run.allowed, {"optimizer.lr": rate})
+        waiting = f"optimizer.lr was let change from {rate - 0.01:.2f} to {rate} for the next attempt"
+        assert faults(trial.run) == {} and notes(trial.run)["configuration"].endswith(waiting)
+        train(again=trial)
+    assert faults(trial.run) == {}
+    told = [
+        f"optimizer.lr was let change from {a} to {b} at step {n}" for a, b, n in ((0.01, 0.02, 8), (0.02, 0.03, 10))
+    ]
+    assert notes(trial.run) == {"configuration": "; ".join(told)}
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_long_lines_are_broken_between_words_on_a_terminal(run: RunDir, width: int) -> None:
+    (run.checkpoints / "step_00000024" / "trainer.json").unlink()
+    write_config(load_config(run.config, ["optimizer.lr=0.02", "training.warmup_steps=1"]), run.config)
+    verified = verify_run(run, read_data=False)
+    whole, narrow = lines_of(verified, None, colour=False), lines_of(verified, width, colour=False)
+    assert max(map(len, whole)) > 100 >= width >= max(map(len, narrow[1:]))
+    assert " ".join(" ".join(narrow).split()) == " ".join(" ".join(whole).split())
+    columns = whole[1].index(verified.checks[0].faults[0])
+    body = narrow[1 : next(n for n, line in enumerate(narrow) if line.startswith("  NOT SOUND"))]
+    starts = [line[columns:].index(line[columns:].split()[0]) for line in body]
+    assert {*starts} == {0, 2} and all(line[columns - 1] == " " for line in body)
+    assert [click.unstyle(line) for line in lines_of(verified, width, colour=True)] == narrow
+
+
+def test_two_runs_are_compared(run: RunDir, finished: Path) -> None:
+    other = str(finished / "run")
+
+    def against(*more: str) -> Said:
+        return call("tmrc", "verify", str(run.path), "--no-data", "--against", other, *more)
+
+    same = f"equal to {other}, bit for bit: 24 steps, weights, optimizer state, samples"
+    said = against()
+    assert (said.code, said.out.splitlines()[-1]) == (0, f"  {same}")
+    assert "configuration  ok" in said.out
+    (found,) = json.loads(against("--json").out)
+    assert found["against"] == {"run_id": "run", "run_dir": other, "equal": True, "steps": 24, "conclusion": same}
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    row = json.loads(lines[5])
+    run.metrics.write_text("".join([*lines[:5], json.dumps(row | {"loss": 2.5}) + "\n", *lines[6:]]))
+    line = f"differs from {other}: step 12: loss in metrics.jsonl is 2.5, there {row['loss']!r}"
+    said = against()
+    assert (said.code, said.out.splitlines()[-1]) == (1, f"  {line}")
+    (found,) = json.loads(against("--json").out)
+    assert found["good"] and not found["against"]["equal"] and found["against"]["conclusion"] == line
+
+
+def test_where_two_runs_differ(run: RunDir, finished: Path) -> None:
+    there = RunDir(finished / "run")
+
+    def differs(one: RunDir, other: RunDir) -> str:
+        return compared(one, other).conclusion.removeprefix(f"differs from {other.path}: ")
+
+    model = run.checkpoints / "step_00000024" / "model.safetensors"
+    flip(model, model.stat().st_size - 3)
+    flawed = "checkpoints/step_00000024/model.safetensors{} is not what its manifest says"
+    assert differs(run, there) == flawed.format("")
+    assert differs(there, run) == flawed.format(" there")
+    reseal(model.parent)
+    assert re.fullmatch(r"step 24: \S+\[[0-9, ]+\] in checkpoints/\S+ is \S+, there \S+", differs(run, there))
+    shutil.rmtree(model.parent)
+    assert differs(run, there) == "its newest checkpoint is step_00000023, there step_00000024"
+    shutil.rmtree(run.checkpoints)
+    assert differs(run, there) == "it has no checkpoint"
+    assert differs(there, run) == "there is no checkpoint there"
+    rewrite(run, lambda records: records.__delitem__(-1))
+    assert differs(run, there) == "it has records of 23 steps in ledger.bin, there 24"
+    run.ledger.unlink()
+    assert differs(run, there) == "it has no ledger.bin"
+    assert differs(there, run) == "there is no ledger.bin there"
+    run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[:-3]))
+    assert differs(run, there) == "it has 8 rows in metrics.jsonl, there 11"
+
+
+def test_runs_that_are_configured_otherwise_may_be_equal(run: RunDir, finished: Path) -> None:
+    folder = run.checkpoints / "step_00000024"
+    config = json.loads((folder / "trainer.json").read_text())["config"]
+    restate(folder, config=config | {"training.micro_batch_size": 2})
+    told = compared(run, RunDir(finished / "run"))
+    assert told.equal
+    assert told.conclusion.endswith("; configured otherwise: training.micro_batch_size is 2, there 'auto'")
+
+
+def test_equal_runs_may_lack_checkpoints_and_ledgers(run: RunDir, tmp_path: Path) -> None:
+    shutil.rmtree(run.checkpoints / "step_00000024")
+    other = RunDir(Path(shutil.copytree(run.path, tmp_path / "other")))
+    same = "equal to other, bit for bit: 24 steps"
+    assert compared(run, other).conclusion == f"{same}, weights, optimizer state (both of step 23), samples"
+    for one in (run, other):
+        shutil.rmtree(one.checkpoints)
+        one.ledger.unlink()
+    none = "; neither has a checkpoint; neither has a record of its samples"
+    assert compared(run, other).conclusion == f"{same}{none}"
+
+
+@pytest.mark.parametrize("which", ["itself", "two", "none"])
+def test_what_cannot_be_compared_is_refused(run: RunDir, finished: Path, which: str) -> None:
+    other = str(finished / "run")
+    targets = {"itself": [other], "two": [other, str(run.path)], "none": [str(run.path)]}[which]
+    said = call("tmrc", "verify", *targets, "--against", str(finished / "data") if which == "none" else other)
+    assert said.code == 2 and not said.problems() and "--against: " in said.err
 
 
 def test_validations_that_were_changed_with_consent(train: Train) -> None:

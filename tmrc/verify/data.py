@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,8 @@ from tmrc.data.plan import DataPlan
 from tmrc.train.ledger import Ledger, Sums, batch_sums, hashes
 from tmrc.train.samples import Changed, changed
 from tmrc.train.stamps import listed, take_stamps, touched
-from tmrc.verify.facts import Check, Facts, steps
+from tmrc.verify.altered import altered
+from tmrc.verify.facts import Check, Facts
 
 _WINDOW = 1 << 22  # sequences whose hashes are in memory together
 _AT_ONCE = 1 << 22  # bytes of tokens that are read together
@@ -37,11 +37,11 @@ def check_tokens(facts: Facts, reader: BatchReader | None, problem: str, wrong: 
     names = _touched(facts)
     compared = len(ledger.records) - len(skipped)
     summary = f"{compared:,} step{'s' * (compared != 1)} read again, all as they were trained on"
-    return Check(name, summary, tuple(_by_place(found, names)))
+    return Check(name, summary, tuple(altered(found, names, compared)))
 
 
-def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
-    """Sizes and times of the shards against data.json."""
+def check_shards(facts: Facts, reader: BatchReader | None, tokens: Check) -> Check:
+    """Sizes and times of the shards against data.json. `tokens` is what `check_tokens` has found."""
     name = "shards"
     if faults := tuple(_shard_faults(facts)):
         return Check(name, "", faults)
@@ -50,14 +50,21 @@ def check_shards(facts: Facts, reader: BatchReader | None, read: bool) -> Check:
     if facts.stamps is None:
         return Check(name, "data.json is not there to compare with", done=False)
     count = len(facts.plan.shards)
-    summary = f"{count:,} shard{'s' * (count != 1)}, untouched since the run began"
-    notes = _elsewhere(facts.plan)
+    what, notes = f"{count:,} shard{'s' * (count != 1)}", _elsewhere(facts.plan)
     if not (names := _touched(facts)):
-        return Check(name, summary, (), tuple(notes))
-    notes += [f"{listed(names)} touched since the run began" + ("" if read else "; the tokens were not compared")]
-    if read and reader is not None and facts.ledger is not None:
+        return Check(name, f"{what}, untouched since the run began", (), tuple(notes))
+    notes.append(f"{listed(names)} touched since the run began{_compared(tokens)}")
+    if tokens.done and facts.finished is None and reader is not None and facts.ledger is not None:
         notes += _never_seen(reader, facts.ledger, names)
-    return Check(name, summary, (), tuple(notes))
+    sizes = f"of the size{'s' * (count != 1)} that {'they' if count != 1 else 'it'} had when the run began"
+    return Check(name, f"{what}, {sizes}", (), tuple(notes))
+
+
+def _compared(tokens: Check) -> str:
+    """What is known of the tokens of shards that were touched; what is wrong with them has been said."""
+    if not tokens.done:
+        return "; the tokens were not compared"
+    return "" if tokens.faults else "; what was trained on is as it was"
 
 
 def _shard_faults(facts: Facts) -> Iterator[str]:
@@ -123,36 +130,13 @@ def _contents(reader: BatchReader, items: NDArray[np.int64], advance: Callable[[
     return found[places.reshape(items.shape)]
 
 
-@dataclass
-class _Place:
-    difference: Changed
-    steps: list[int] = field(default_factory=list)
-
-
-def _by_place(found: Sequence[Changed], names: Sequence[str]) -> list[str]:
-    """A line for each sequence that has changed, whatever the number of epochs that used it."""
-    places: dict[object, _Place] = {}
-    for one in found:
-        key = one.place or one.shards
-        places.setdefault(key, _Place(one)).steps.append(one.step)
-    lines = []
-    for place in places.values():
-        more = place.steps[1:]
-        lines.append(place.difference.words(names) + (f" (so {steps(more)})" if more else ""))
-    return lines
-
-
-def _never_seen(reader: BatchReader, ledger: Ledger, names: Sequence[str]) -> list[str]:
-    """How much of the touched shards no step has used, so that nothing tells whether it has changed."""
+def _never_seen(reader: BatchReader, ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
+    """How much of the touched shards a run that goes on has still before it: nothing tells whether it has changed."""
     dataset = reader.dataset
     used = np.unique(reader.samples_of(ledger.first - 1, ledger.last)) if ledger.last >= ledger.first else np.empty(0)
     of_shard = np.bincount(dataset.locate(used.astype(np.int64))[0], minlength=len(dataset.shards))
-    lines = []
-    for number, shard in enumerate(dataset.shards):
-        texts, seen = dataset.layout.texts[number], int(of_shard[number])
-        if shard.path.name in names and seen < texts:
-            lines.append(
-                f"{shard.path.name}: {texts - seen:,} of its {texts:,} sequences were not trained on (validation is "
-                "not recorded), and nothing tells whether they have changed"
-            )
-    return lines
+    touched = [number for number, shard in enumerate(dataset.shards) if shard.path.name in names]
+    texts, seen = sum(dataset.layout.texts[number] for number in touched), int(of_shard[touched].sum())
+    if seen < texts:
+        whose = "its" if len(touched) == 1 else "their"
+        yield f"{texts - seen:,} of {whose} {texts:,} sequences have not been trained on yet and cannot be compared"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from tmrc.train.schedule import learning_rate
 from tmrc.verify.facts import MOST_STEPS, Check, Facts, Span, steps, whole
+from tmrc.verify.numbers import TRAINING, VALIDATION, Key, called, wrong_numbers
 from tmrc.verify.rows import Row
 
 _MOST_MISSING = 1000
-TRAINING, VALIDATION = 0, 1
 _OF_TRAINING = {"loss", "grad_norm", "lr", "tokens"}
-Key = tuple[int, int]  # step, and which kind of row: in this order they stand in the file
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ def check_metrics(facts: Facts) -> Check:
     if facts.finished and facts.span_of(facts.finished).config is None and (facts.finished, TRAINING) not in keys:
         missing.append((facts.finished, TRAINING))
     faults += _gaps(missing)
-    faults += [_unexpected(facts, line) for line in lines if line.key not in expected and _judged(facts, line.key)]
-    faults += [fault for line in lines for fault in _wrong_numbers(facts, line)]
+    faults += _unexpected(facts, [one for one in lines if one.key not in expected and _judged(facts, one.key)])
+    faults += wrong_numbers(facts, [(line.key, line.row) for line in lines])
     half = [_half(facts)] if facts.metrics.unended else []
     if half and facts.finished is not None and not missing:  # else it can be what is left of a missing one
         faults += half
@@ -85,9 +82,9 @@ def _out_of_place(lines: Sequence[_Line]) -> Iterator[str]:
     highest: Key = (-1, TRAINING)
     for line in lines:
         if line.key in seen:
-            yield f"{_what(line.key)} stands there twice (lines {seen[line.key]:,} and {line.number:,})"
+            yield f"{called(line.key)} stands there twice (lines {seen[line.key]:,} and {line.number:,})"
         elif line.key < highest:
-            yield f"{_what(line.key)} (line {line.number:,}) stands after {_what(highest)}"
+            yield f"{called(line.key)} (line {line.number:,}) stands after {called(highest)}"
         seen.setdefault(line.key, line.number)
         highest = max(highest, line.key)
 
@@ -166,47 +163,18 @@ def _gaps(missing: Sequence[Key]) -> Iterator[str]:
             yield f"{what.format('s' * several)}{steps(numbers)} {'are' if several else 'is'} missing{more}"
 
 
-def _unexpected(facts: Facts, line: _Line) -> str:
-    span = facts.span_of(line.key[0])
-    if span.total is not None and line.key[0] > span.total:
-        return f"{_what(line.key)} (line {line.number:,}) is beyond the last step, {span.total:,}"
-    interval = "val_interval" if line.key[1] == VALIDATION else "log_interval"
-    return f"{_what(line.key)} (line {line.number:,}) is none that {interval} asks for"
-
-
-def _wrong_numbers(facts: Facts, line: _Line) -> Iterator[str]:
-    """What is a function of the step, and no finite number where one must be."""
-    (step, kind), row = line.key, line.row
-    span = facts.span_of(step)
-    for name in ("val_loss",) if kind == VALIDATION else ("loss", "grad_norm"):
-        if not _is_number(row.get(name)) and not (name == "grad_norm" and _may_overflow(row.get(name), span)):
-            yield f"{_what(line.key)}: {name} is {'no finite number' if name in row else 'missing'}"
-    if kind == VALIDATION:
-        return
-    if facts.plan is not None and facts.same_shards and row.get("epoch") != (step - 1) // facts.plan.steps_per_epoch:
-        yield f"step {step:,}: epoch is {row.get('epoch')!r:.20} instead of {(step - 1) // facts.plan.steps_per_epoch}"
-    if span.config is None:
-        return
-    config = span.config
-    tokens = step * config.training.batch_size * config.model.context_length
-    if row.get("tokens") != tokens:
-        yield f"step {step:,}: tokens is {row.get('tokens')!r:.20} instead of {tokens}"
-    if span.total is None:
-        return
-    rate = learning_rate(step - 1, span.total, config.optimizer.lr, config.training)
-    if not (_is_number(row.get("lr")) and math.isclose(row["lr"], rate, rel_tol=1e-12, abs_tol=1e-300)):
-        yield f"step {step:,}: lr is {row.get('lr')!r:.24} instead of {rate!r}"
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a finite number. A whole one with hundreds of digits is none."""
-    return (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) < 1 << 62)
-
-
-def _may_overflow(value: object, span: Span) -> bool:
-    """With float16 a gradient may overflow: the loss is scaled down, and the step left out."""
-    return type(value) is float and (span.config is None or span.config.model.autocast_precision == "float16")
-
-
-def _what(key: Key) -> str:
-    return f"the validation of step {key[0]:,}" if key[1] == VALIDATION else f"step {key[0]:,}"
+def _unexpected(facts: Facts, lines: Sequence[_Line]) -> Iterator[str]:
+    """A line for all rows that nobody has asked for, of each kind, and for those that are beyond the end."""
+    found: dict[tuple[str, int], list[_Line]] = {}
+    for line in lines:
+        span, (step, kind) = facts.span_of(line.key[0]), line.key
+        interval = "val_interval" if kind == VALIDATION else "log_interval"
+        beyond = span.total is not None and step > span.total
+        why = f"beyond the last step, {span.total:,}" if beyond else f"none that {interval} asks for"
+        found.setdefault((why, kind), []).append(line)
+    for (why, kind), those in found.items():
+        numbers = sorted({line.key[0] for line in those})
+        if len(numbers) == 1:
+            yield f"{called(those[0].key)} (line {those[0].number:,}) is {why}"
+        else:
+            yield f"{'the validations of ' if kind == VALIDATION else ''}{steps(numbers)} are {why}"

@@ -98,6 +98,7 @@ def _extent(facts: Facts) -> str:
 def _checks(facts: Facts, read_data: bool) -> list[Check]:
     reader, problem = _reader(facts)
     order = Order(Check("order", ""))
+    tokens = Check("tokens", "", done=False)
 
     def judge_order() -> Check:
         nonlocal order
@@ -105,11 +106,13 @@ def _checks(facts: Facts, read_data: bool) -> list[Check]:
         return order.check
 
     def judge_tokens() -> Check:
+        nonlocal tokens
         if not read_data:
             return Check("tokens", "not asked for (--no-data)", done=False)
         count = len(facts.ledger.records) if facts.ledger is not None else 0
         with progress("reading the data again", count * (reader.batch_size if reader else 1), "sequences") as show:
-            return check_tokens(facts, reader, problem, order.wrong, show)
+            tokens = check_tokens(facts, reader, problem, order.wrong, show)
+        return tokens
 
     return [
         _guarded("configuration", lambda: check_configuration(facts)),
@@ -118,7 +121,7 @@ def _checks(facts: Facts, read_data: bool) -> list[Check]:
         _guarded("ledger", lambda: check_ledger(facts)),
         _guarded("order", judge_order),
         _guarded("tokens", judge_tokens),
-        _guarded("shards", lambda: check_shards(facts, reader, read_data)),
+        _guarded("shards", lambda: check_shards(facts, reader, tokens)),
         _guarded("metrics", lambda: check_metrics(facts)),
         _guarded("events", lambda: check_events(facts)),
     ]

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tmrc.config.changes import differing, record, spoken
+from tmrc.config.changes import differing, of_kind, record, spoken
 from tmrc.config.errors import shown
 from tmrc.config.schema import Config
 from tmrc.data.plan import same_tokenizer
@@ -32,7 +32,8 @@ def check_configuration(facts: Facts) -> Check:
     lines = [f"differs from what {where} was trained with: {line}" for line, where in found.items()]
     noted = any(not one.flaw and one.state.get("config") for one in facts.saved.values())
     summary = "loads, and is what the checkpoints note" if noted else "loads"
-    return Check(name, summary, (*problems, *lines), (unread,) if unread else ())
+    notes = [unread] if unread else []
+    return Check(name, summary, (*problems, *lines), (*notes, *_changed_on_the_way(facts, allowed)))
 
 
 def check_states(facts: Facts) -> Check:
@@ -60,6 +61,25 @@ def _edited(facts: Facts, step: int, one: Saved, allowed: Mapping[str, Any]) -> 
             spoken({key: both for key, both in changes.items() if key not in allowed or allowed[key] != both[1]})
         )
     return lines[0] if lines and all(lines) else ""
+
+
+def _changed_on_the_way(facts: Facts, allowed: Mapping[str, Any]) -> Iterator[str]:
+    """What changed the course of the run between two of its attempts, as far as the newest one's steps go back."""
+    stretches: list[Span] = []
+    for span in facts.spans:
+        stretches = [one for one in stretches if one.begin < span.begin]
+        yield from _let_change(stretches[-1], span.config, allowed, f"at step {span.begin:,}") if stretches else ()
+        stretches.append(span)
+    yield from _let_change(stretches[-1], facts.config, allowed, "for the next attempt")
+
+
+def _let_change(before: Span, config: Config | None, allowed: Mapping[str, Any], when: str) -> Iterator[str]:
+    if before.config is None or config is None:
+        return
+    now = record(config)
+    for key, (old, new) in of_kind(differing(record(before.config), now), "course", now).items():
+        how = "was let change" if key in allowed else "changed"
+        yield f"{key} {how} from {shown(old, 60)} to {shown(new, 60)} {when}"
 
 
 def _configs(facts: Facts, step: int) -> list[Config]:
