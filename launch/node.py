@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from launch.memory import out_of_memory_kills
 from launch.processes import adopt_orphans, end_with_parent, wait_for_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport
+from launch.scratch import scratch
 from launch.signals import STOP_SIGNALS
 from launch.slurmlog import read_log
 from launch.verdict import why_silent
@@ -58,8 +57,7 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     adopt_orphans()
     offset = task.log.stat().st_size if task.log and task.log.exists() else 0
     kills = out_of_memory_kills()
-    heartbeats = _scratch(task)
-    try:
+    with scratch(task.run.run_id, task.node) as heartbeats:
         process = subprocess.Popen(
             command(task, heartbeats),
             env=environment(task, dict(os.environ), heartbeats),
@@ -77,8 +75,6 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
             also is not None,
         )
         killed = watch.until_end(also or (lambda: None))
-    finally:
-        shutil.rmtree(heartbeats, ignore_errors=True)
     ranks = tuple(sorted(watch.pids))
     silent = not ranks or any(read_json(attempt / f"rank_{rank}.json") is None for rank in ranks)
     nodes = task.rendezvous.nodes if task.rendezvous else 1
@@ -93,19 +89,6 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
         task.node, socket.gethostname(), code, cause, kind, killed, ranks,
         tuple(requests.signals), watch.hung, task.hang_timeout, watch.beats,
     )  # fmt: skip
-
-
-def _scratch(task: NodeTask) -> Path:
-    """A directory in memory for this attempt's heartbeats and torchrun's own files.
-
-    What a killed attempt of the run has left on this node goes.
-    """
-    memory = Path("/dev/shm")
-    folder = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    prefix = f"tmrc-{os.getuid()}-{task.run.run_id}-{task.node}-"
-    for left in folder.glob(f"{prefix}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
 
 
 def command(task: NodeTask, scratch: Path) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from launch.attempts import last_attempt
 from launch.facts import integer
 from launch.find import is_run
+from launch.scratch import scratches
 from tmrc.config.heartbeat import heartbeat_file, read_heartbeat
 from tmrc.config.rundir import RunDir, read_jsonl
 
@@ -57,7 +56,7 @@ class Watcher:
         run = self.run
         self._beats, self._looked, self._searched = None, -LOOK_EVERY, -LOOK_EVERY
         if run is not None:
-            self._before, self._stale = last_attempt(run), frozenset(_scratch(run))
+            self._before, self._stale = last_attempt(run), frozenset(scratches(run.run_id))
 
     def look(self) -> Sight:
         """What it does now."""
@@ -105,7 +104,8 @@ class Watcher:
         """The directory in memory with the beats of the run's processes on this machine."""
         now = time.monotonic()
         if now >= self._searched + LOOK_EVERY and (self._beats is None or not self._beats.is_dir()):
-            self._beats, self._searched = next((path for path in _scratch(run) if path not in self._stale), None), now
+            fresh = (path for path in scratches(run.run_id) if path not in self._stale)
+            self._beats, self._searched = next(fresh, None), now
         return self._beats
 
     def _by_files(self, run: RunDir, attempt: int) -> tuple[int, str]:
@@ -118,14 +118,8 @@ class Watcher:
 
 def remove_scratch(run: RunDir) -> None:
     """Remove what killed attempts have left in memory on this machine; a run that is not resumed leaves it there."""
-    for folder in _scratch(run):
+    for folder in scratches(run.run_id):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _scratch(run: RunDir) -> list[Path]:
-    """The directories of the run's first node, where its attempts' heartbeats lie (launch.node)."""
-    roots = (Path("/dev/shm"), Path(tempfile.gettempdir()))
-    return [path for root in roots for path in root.glob(f"tmrc-{os.getuid()}-{run.run_id}-0-*")]
 
 
 def _begun(run: RunDir) -> dict[int, int]:
