@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import getpass
 import os
@@ -16,20 +15,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import launch
-import tmrc
 from launch.attempts import write_json
-from launch.trust import NOT_OTHERS
+from launch.code import PACKAGES, copy_code
 from tmrc.config.errors import UserError
 from tmrc.config.load import write_config
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.config.secrets import redacted, secrets_in
 
-PACKAGES = (Path(tmrc.__file__).parent, Path(launch.__file__).parent)
 LIBRARIES = ("tmrc", "torch", "submitit", "numpy", "safetensors")
 MAX_DIFF = 1_000_000  # characters of uncommitted changes kept in run.json
-COPIES = 3  # tries to copy the code while it is edited
 
 
 def new_run_id(config: Config, source: str | Path) -> str:
@@ -91,44 +86,6 @@ def _describe(run: RunDir, config: Config, about: dict[str, Any]) -> None:
     run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
     write_config(config, run.config)
     write_json(run.run_json, about)
-
-
-def copy_code(target: Path) -> None:
-    """Copy the packages to `target`, as they are at one moment. Raises UserError when they do not keep still."""
-    for _ in range(COPIES):
-        before = _state()
-        try:
-            for package in PACKAGES:
-                unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-                shutil.copytree(package, target / package.name, ignore=unwanted)
-        except (shutil.Error, FileNotFoundError):
-            if _state() == before:
-                raise
-        else:
-            if _state() == before:
-                _take_from_others(target)
-                return
-        shutil.rmtree(target)  # somebody saved or changed branches meanwhile
-    raise UserError(f"{PACKAGES[0].parent}: the code changes while it is copied; submit again when it keeps still")
-
-
-def _take_from_others(folder: Path) -> None:
-    """A checkout may be the group's to write; what will run as us is not."""
-    for path in (folder, *folder.rglob("*")):
-        mode = path.stat().st_mode
-        if mode & NOT_OTHERS:
-            path.chmod(mode & ~NOT_OTHERS)
-
-
-def _state() -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file of the packages."""
-    files = (file for package in PACKAGES for file in package.rglob("*") if "__pycache__" not in file.parts)
-    found = {}
-    for file in files:
-        with contextlib.suppress(FileNotFoundError):
-            status = file.lstat()
-            found[str(file)] = (status.st_size, status.st_mtime_ns)
-    return found
 
 
 def provenance(run_id: str, command: Sequence[str]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from launch.attempts import hold_lock, newest_step, refuse_running
 from launch.changed import review
+from launch.code import copy_code
 from launch.points import NEW, Point, Sweep
 from launch.resume import take_up
-from launch.rundirs import copy_code, create_point, provenance
+from launch.rundirs import create_point, provenance
 from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
 from launch.trust import refuse_others

@@ -21,7 +21,7 @@ from tests.faults.test_crafted import DEEP, Payload, home, refused
 from tests.launch.fake_queue import HandMade
 from tests.launch.helpers import call as start
 from tests.launch.helpers import write_config
-from tests.train.conftest import Trial
+from tests.train.conftest import Trial, pretend_code
 from tmrc.config.errors import CheckpointError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import RunDir
@@ -147,7 +147,7 @@ def test_the_files_of_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", str(home))
     for number, (label, junk) in enumerate(JUNK.items()):
         run = HandMade(home / f"artifacts{number}").submitted("7").began(1, None).trains().ended()
-        (run.path / "code").mkdir()
+        pretend_code(RunDir(run.path))
         write_config(home)
         (run.path / "config.yaml").write_text((home / "toy.yaml").read_text())
         for name in FILES:
@@ -218,14 +218,14 @@ def test_what_others_can_write_is_not_run(home: Path, monkeypatch: pytest.Monkey
 def test_what_a_group_may_write_in_a_checkout_is_its_own_in_a_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from launch import rundirs
+    from launch import code
 
     package = home / "package"
     shutil.copytree(ROOT / "tmrc/config", package / "config", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (package, *package.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
-    monkeypatch.setattr(rundirs, "PACKAGES", (package,))
-    rundirs.copy_code(home / "code")
+    monkeypatch.setattr(code, "PACKAGES", (package,))
+    code.copy_code(home / "code")
     assert {path.stat().st_mode & 0o022 for path in [home / "code", *(home / "code").rglob("*")]} == {0}
 
 

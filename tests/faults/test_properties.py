@@ -21,9 +21,11 @@ from launch.find import find_target
 from tests.faults.calls import call, hashes
 from tests.launch.fake_queue import HandMade
 from tests.launch.helpers import write_config, write_data
+from tests.train.conftest import pretend_code
 from tmrc.config.errors import DataError, UserError
 from tmrc.config.load import load_config
 from tmrc.config.load import write_config as save_config
+from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
 from tmrc.data.dataset import open_dataset
 
@@ -239,7 +241,7 @@ def try_run(draw: Callable[..., Any], folder: Path) -> None:
         .ended(status="failed", message="m")
     )
     (run.path / "config.yaml").write_text(config.read_text())
-    (run.path / "code").mkdir()
+    pretend_code(RunDir(run.path))
     done = [draw(damage(run.path)) for _ in range(draw(st.integers(1, 3)))]
     before = hashes(run.path)
     name = str(run.path)

@@ -13,9 +13,10 @@ import pytest
 
 from launch import local, processes
 from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, read_owner, refuse_running, this_process
+from launch.code import copy_code
 from launch.progress import State, amount, duration
 from launch.reports import NodeReport
-from launch.rundirs import copy_code, git_state, new_run_id
+from launch.rundirs import git_state, new_run_id
 from launch.tail import Tail
 from launch.verdict import verdict, why_silent
 from tests.launch.helpers import ROOT

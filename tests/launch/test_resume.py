@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +96,23 @@ def test_a_user_without_a_name_or_a_home(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "expanduser", homeless)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     assert load_template("generic", tmp_path)["gpus_per_node"] == 1
+
+
+@pytest.mark.parametrize("lost", ["tmrc", "launch/job.py"])
+def test_a_run_whose_code_is_not_whole_does_not_go_on_with_other_code(tmp_path: Path, lost: str) -> None:
+    run = create_run(load_config(write_config(tmp_path)), "toy", [])
+    path = run.code / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done = call("--local", "--resume", run.path)
+    assert done.code == 2 and len(done.err.splitlines()) == 1, done.err
+    assert f"{run.code}: {lost}" in done.err and "missing, so the run cannot go on with the code" in done.err
+
+
+def test_code_that_was_edited_is_told(tmp_path: Path) -> None:
+    run = create_run(load_config(write_config(tmp_path)), "toy", [])
+    assert "edited" not in call("--dry-run", "--local", "--resume", run.path).err
+    with (run.code / "tmrc/__init__.py").open("a") as file:
+        file.write("# mended\n")
+    done = call("--dry-run", "--local", "--resume", run.path)
+    assert done.code == 0, done.err
+    assert f"{run.code}: tmrc/__init__.py has been edited or added since the run began" in done.err + done.out

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-import launch.rundirs
-from launch.rundirs import copy_code, create_run
+import launch.code
+from launch.code import copy_code
+from launch.rundirs import create_run
 from tests.launch.helpers import ROOT, wait_for, write_config
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
@@ -27,7 +28,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("tmrc", "launch"):
         (tmp_path / "src" / name / "__pycache__").mkdir(parents=True)
         (tmp_path / "src" / name / "__init__.py").write_text("x = 1\n")
-    monkeypatch.setattr(launch.rundirs, "PACKAGES", (tmp_path / "src/tmrc", tmp_path / "src/launch"))
+    monkeypatch.setattr(launch.code, "PACKAGES", (tmp_path / "src/tmrc", tmp_path / "src/launch"))
     return tmp_path / "src"
 
 

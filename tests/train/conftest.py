@@ -163,6 +163,13 @@ def training_here() -> Iterator[Callable[[RunDir], int]]:
         signal.signal(number, handler)
 
 
+def pretend_code(run: RunDir) -> None:
+    """What a launcher looks for before it goes on with a run that it has not made."""
+    for package in ("tmrc", "launch"):
+        (run.code / package).mkdir(parents=True)
+        (run.code / package / "__init__.py").touch()
+
+
 @pytest.fixture
 def train(new_trial: NewTrial) -> Iterator[Callable[..., Trial]]:
     """Trains in this process: `train("training.seed=1", expect=0)`, or goes on with `again=trial`."""

@@ -1,0 +1,97 @@
+"""A run's own copy of the code: made when the run is, and looked at before it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import launch
+import tmrc
+from launch.attempts import write_json
+from launch.facts import read_object
+from launch.trust import NOT_OTHERS
+from tmrc.config.errors import UserError
+from tmrc.config.rundir import RunDir
+
+PACKAGES = (Path(tmrc.__file__).parent, Path(launch.__file__).parent)
+LIST = "files.json"  # name -> SHA-256 of every file of the copy
+COPIES = 3  # tries to copy the code while it is edited
+NAMED = 3  # files that a line names
+
+
+def copy_code(target: Path) -> None:
+    """Copy the packages to `target`, as they are at one moment. Raises UserError when they do not keep still."""
+    for _ in range(COPIES):
+        before = _state()
+        try:
+            for package in PACKAGES:
+                unwanted = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+                shutil.copytree(package, target / package.name, ignore=unwanted)
+        except (shutil.Error, FileNotFoundError):
+            if _state() == before:
+                raise
+        else:
+            if _state() == before:
+                write_json(target / LIST, _digests(target))
+                _take_from_others(target)
+                return
+        shutil.rmtree(target)  # somebody saved or changed branches meanwhile
+    raise UserError(f"{PACKAGES[0].parent}: the code changes while it is copied; submit again when it keeps still")
+
+
+def require_code(run: RunDir) -> None:
+    """Raise UserError when the run's code, or a file of it, is gone: another tmrc would be used in its place."""
+    if not run.code.is_dir():
+        raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
+    names = [*_listed(run), *(f"{package.name}/__init__.py" for package in PACKAGES)]
+    if missing := sorted({name for name in names if not (run.code / name).is_file()}):
+        is_missing = f"{_named(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+        raise UserError(f"{run.code}: {is_missing}, so the run cannot go on with the code that it began with")
+
+
+def code_note(run: RunDir) -> Iterator[str]:
+    """A line when somebody has edited the run's code since it began."""
+    listed, now = _listed(run), _digests(run.code)
+    if edited := sorted(name for name, digest in now.items() if listed and listed.get(name) != digest):
+        has = "has" if len(edited) == 1 else "have"
+        yield f"{run.code}: {_named(edited)} {has} been edited or added since the run began"
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _listed(run: RunDir) -> dict[str, str]:
+    """The files that were copied; empty for a run of an earlier version."""
+    found = read_object(run.code / LIST) or {}
+    return {name: digest for name, digest in found.items() if isinstance(digest, str)}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of each file of the packages in `folder`, but for what Python makes of them."""
+    files = [file for package in PACKAGES for file in (folder / package.name).rglob("*") if file.is_file()]
+    wanted = sorted(file for file in files if "__pycache__" not in file.parts)
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in wanted}
+
+
+def _take_from_others(folder: Path) -> None:
+    """A checkout may be the group's to write; what will run as us is not."""
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        if mode & NOT_OTHERS:
+            path.chmod(mode & ~NOT_OTHERS)
+
+
+def _state() -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file of the packages."""
+    files = (file for package in PACKAGES for file in package.rglob("*") if "__pycache__" not in file.parts)
+    found = {}
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            status = file.lstat()
+            found[str(file)] = (status.st_size, status.st_mtime_ns)
+    return found
