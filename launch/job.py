@@ -62,7 +62,9 @@ class TrainJob:
         if self.submitter is not None and os.getpgrp() != os.getpid():
             os.setsid()  # Ctrl-C in the terminal reaches `tmrc-submit`, which passes it on, and not us as well
         self._listen()
-        sys.exit(self._node_of_a_job(run) if ATTEMPT in os.environ else self._all(run))
+        # Whoever started us from within a training process may have its variables in the environment.
+        of_slurm = self.submitter is None and ATTEMPT in os.environ
+        sys.exit(self._node_of_a_job(run) if of_slurm else self._all(run))
 
     def checkpoint(self) -> Any:
         """What Submitit resubmits if its own USR2 handler runs, before ours stands: the same call."""

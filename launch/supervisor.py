@@ -158,7 +158,7 @@ class Supervisor:
         return read_log(Path(owner.logs[0]), owner.log_offset) if owner and owner.logs else ""
 
     def _variables(self, number: int, tried: int) -> dict[str, str]:
-        found = {ATTEMPT: str(number)}
+        found = {ATTEMPT: str(number), MEETING: ""}  # no other's
         if len(self.nodes) > 1:
             port = choose_port(int(os.environ["SLURM_JOB_ID"]), tried)
             found[MEETING] = f"{self.nodes[0]} {port} {len(self.nodes)} {self.run.run_id}-{number}-{tried}"

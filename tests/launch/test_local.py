@@ -108,6 +108,23 @@ def test_ctrl_c_saves_and_the_run_can_be_resumed(tmp_path: Path) -> None:
     assert call("--local", "--resume", run, f"training.train_steps={stopped_at + 9}").code == 0
 
 
+def test_the_environment_of_a_training_process_does_not_mislead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tmrc-submit` from within a training process: the variables there are about another run."""
+    other = {"TMRC_ATTEMPT": "5", "TMRC_RENDEZVOUS": "nowhere 1 2 3", "TMRC_HEARTBEAT": "/nowhere", "RANK": "3"}
+    for name, value in other.items():
+        monkeypatch.setenv(name, value)
+    started = Started(write_config(tmp_path), tags(step_seconds=0.05), "training.train_steps=1000")
+    started.wait_for_step(3)
+    started.interrupt()
+    done = started.end()
+    assert done.code == 75, done.err
+    run = started.run_dir
+    assert living(run) == [] and [row["attempt"] for row in events(run, "submitted")] == [1]
+    assert json.loads((run / "attempts/1/job.json").read_text())["status"] == "stopped"
+
+
 def test_ctrl_c_during_start_up_waits_for_the_handlers(tmp_path: Path) -> None:
     started = Started(write_config(tmp_path), tags(start_seconds=2, step_seconds=0.05), "training.train_steps=1000")
     started.wait_for_file("attempts/1/owner.json")
