@@ -11,7 +11,7 @@ from typing import Any
 from launch.attempts import newest_step
 from launch.facts import read_object
 from launch.settings import load_settings
-from tmrc.config.changes import SPENT, Changes, differing, is_free, leaves, of_kind, spoken
+from tmrc.config.changes import PLACE, SPENT, Changes, differing, is_free, leaves, of_kind, spoken
 from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError
 from tmrc.config.load import find_config, load_config
@@ -31,13 +31,16 @@ class Review:
 
     def note(self) -> Iterator[str]:
         """What the changes make of the run, in one line."""
-        if not self.course:
-            return
-        if self.step is None:
+        place = {key: values for key, values in self.course.items() if key in PLACE}
+        computed = {key: values for key, values in self.course.items() if key not in PLACE}
+        if self.course and self.step is None:
             yield f"{spoken(self.course)}: the run has no checkpoint yet and begins anew"
-        else:
+            return
+        if place:
+            yield f"{spoken(place)}: the shards must still be the same, which is checked"
+        if computed:
             yield (
-                f"{spoken(self.course)}: from step {self.step} on the run is no longer equal to one that was never "
+                f"{spoken(computed)}: from step {self.step} on the run is no longer equal to one that was never "
                 "interrupted"
             )
 
@@ -51,14 +54,20 @@ def review(run: RunDir, config: Config, allow: bool) -> Review:
     before, after = leaves(load_config(run.config)), leaves(config)
     trained = differing({**before, **trained_with(run)}, after)
     course, never = of_kind(trained, "course", after), of_kind(trained, "never", after)
-    reasons = []
-    if course and (never or not allow):
-        reasons.append(f"{spoken(course)} changes what it computes from here on: --resume with --allow-change lets it")
-    if never:
-        reasons.append(f"{spoken(never)} would make another run of it: that takes a new run")
     if never or (course and not allow):
-        raise ConfigError(f"{run.path}: {'; '.join(reasons)}")
+        edited = [key for key in (*course, *never) if before.get(key) == after[key]]
+        raise ConfigError(f"{run.path}: {'; '.join(_reasons(course, never, edited))}")
     return Review(differing(before, after), course, newest_step(run))
+
+
+def _reasons(course: Changes, never: Changes, edited: Sequence[str]) -> Iterator[str]:
+    """Why the changes are refused. Those of the keys in `edited` come from config.yaml itself."""
+    if course:
+        yield f"{spoken(course)} changes what it computes from here on: --resume with --allow-change lets that pass"
+    if never:
+        yield f"{spoken(never)} would make another run of it: that takes a new run"
+    if edited:
+        yield f"{', '.join(edited)} {'was' if len(edited) == 1 else 'were'} edited in its config.yaml"
 
 
 def trained_with(run: RunDir) -> dict[str, Any]:
@@ -99,12 +108,13 @@ def compare_file(run: RunDir, source: str, config: Config, overrides: Sequence[s
     """Notes on what the configuration file `source` says, which a resumed run does not go by.
 
     Raises ConfigError where the file has another value for a key that decides what the run computes: whoever edited it
-    expects that to count. Keys that were typed when the run was submitted, have changed since or change now are left
-    out.
+    expects that to count. Left out are keys that were typed when the run was submitted or are now, and values that the
+    run once had.
     """
-    settled = {*_typed(overrides), *_typed_then(run), *_changed_since(run), *SPENT}
+    settled, once = {*_typed(overrides), *_typed_then(run), *SPENT}, _once(run)
     theirs = leaves(load_settings(source, (), {}))
-    found = {key: values for key, values in differing(theirs, leaves(config)).items() if key not in settled}
+    differ = {key: values for key, values in differing(theirs, leaves(config)).items() if key not in settled}
+    found = {key: values for key, values in differ.items() if values[0] not in once.get(key, [])}
     named = _named_in(source)
     refused = {key: values for key, values in found.items() if key in named and not is_free(key)}
     if refused:
@@ -148,6 +158,11 @@ def _words(value: Any) -> list[str]:
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
-def _changed_since(run: RunDir) -> set[str]:
+def _once(run: RunDir) -> dict[str, list[Any]]:
+    """The values that keys have had which changed since the run began."""
     rows = (row.get("changes") for row in read_jsonl(run.events) if row.get("event") == "changed")
-    return {key for changes in rows if isinstance(changes, dict) for key in changes}
+    pairs = [pair for changes in rows if isinstance(changes, dict) for pair in changes.items()]
+    found: dict[str, list[Any]] = {}
+    for key, values in pairs:
+        found.setdefault(key, []).extend(values if isinstance(values, list) else [])
+    return found

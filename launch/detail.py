@@ -97,7 +97,8 @@ def next_command(one: RunStatus) -> str:
     if one.active:
         return f"tmrc logs {run} -f"
     if one.state == "finished":
-        return f'tmrc generate {run} --prompt "..."'
+        saved = one.checkpoint_step is not None
+        return f'tmrc generate {run} --prompt "..."' if saved else f"tmrc report {run}"
     return f"tmrc-submit {'--local ' if one.executor == 'local' else ''}--resume {run}"
 
 

@@ -23,6 +23,7 @@ from launch.attempts import Ending, Owner, last_attempt, living_ranks, read_endi
 from launch.goodput import record_goodput
 from launch.gpus import Resources
 from launch.job import TRAINER, TrainJob
+from launch.plaintext import one_line
 from launch.processes import adopt_orphans, kill_descendants, start_time
 from launch.progress import Display, State, display, quiet_when_nobody_reads
 from launch.signals import let_through
@@ -123,6 +124,8 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
     with quiet_when_nobody_reads():
         if state.resumed != resumed:
             shown.say(f"resumed at step {state.resumed:,}")
+            for line in state.passed_over:
+                shown.say(f"warning: {one_line(line)}")
         if state.saved != before:
             shown.say(f"checkpoint at step {state.saved:,}")
         shown.update(state)

@@ -23,6 +23,7 @@ class State:
     validated: int = 0  # the step of that validation
     saved: int | None = None
     resumed: int | None = None  # the step that this attempt continues from
+    passed_over: tuple[str, ...] = ()  # lines about newer checkpoints, which it could not continue from
     started: bool = False
     first: tuple[int, float] | None = None  # step and time from which the rate is measured
 
@@ -39,6 +40,8 @@ class State:
             self.total = row.get("total_steps", self.total)
             if kind == "resumed":  # what was read until now are rows of earlier attempts
                 self.resumed, self.row, self.first = int(row.get("step", 0)), {}, None
+                lines = row.get("passed_over")
+                self.passed_over = tuple(map(str, lines)) if isinstance(lines, list) else ()
         elif kind == "checkpoint":
             self.saved = row.get("step", self.saved)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # Below where Linux takes ports for outgoing connections (32768 and up), so that none of those can be in the way.
 _FIRST, _PORTS = 20_000, 12_000
-_TAKEN = re.compile(r"address already in use|EADDRINUSE|failed to (bind|listen)", re.IGNORECASE)
+_TAKEN = re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from launch.attempts import last_attempt, newest_step, read_owner, refuse_running
 from launch.changed import allowed_after, require_same_data
+from launch.code import require_code
 from launch.facts import read_facts
 from launch.gpus import Resources
 from launch.standing import phase
 from launch.status import statuses
 from launch.trust import refuse_others
 from tmrc.config.changes import Changes, differing, leaves
-from tmrc.config.errors import UserError
+from tmrc.config.errors import DataError, UserError
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, append_event, read_jsonl
 from tmrc.config.schema import Config
-from tmrc.data.plan import plan_data
+from tmrc.data.plan import DataPlan, plan_data
 
 
 def check_resumable(run: RunDir, config: Config) -> None:
@@ -33,8 +34,7 @@ def check_resumable(run: RunDir, config: Config) -> None:
 
 
 def _check_resumable(run: RunDir, config: Config) -> None:
-    if not run.code.is_dir():
-        raise UserError(f"{run.code}: missing, so the run cannot go on with the code that it began with")
+    require_code(run)
     refuse_others(run)
     if run.events.exists() and not run.events.is_file():
         raise UserError(f"{run.events}: is not a file")
@@ -43,7 +43,7 @@ def _check_resumable(run: RunDir, config: Config) -> None:
     ends = [row for row in read_jsonl(run.events) if row.get("event") in ("finished", "started", "resumed", "failed")]
     if ends and ends[-1]["event"] == "finished":
         done = int(ends[-1].get("step", 0))
-        total = plan_data(config).total_steps
+        total = _plan(config).total_steps
         if total <= done:
             raise UserError(
                 f"{run.path}: finished at step {done}; a larger training.train_steps or training.epochs continues it "
@@ -52,13 +52,21 @@ def _check_resumable(run: RunDir, config: Config) -> None:
     newest = newest_step(run)
     if newest is None:
         return
-    plan = plan_data(config)
+    plan = _plan(config)
     if plan.total_steps < newest:
         raise UserError(
             f"{run.path}: training.train_steps or training.epochs end it at step {plan.total_steps}, but its newest "
             f"checkpoint is of step {newest}; valid: {newest} steps or more"
         )
     require_same_data(run, plan)
+
+
+def _plan(config: Config) -> DataPlan:
+    try:
+        return plan_data(config)
+    except DataError as error:
+        moved = "; if it has moved: --allow-change datasets.path=NEW" if "no such data set" in str(error) else ""
+        raise DataError(f"{error}{moved}") from None
 
 
 def changed_config(run: RunDir, overrides: Sequence[str]) -> Config:

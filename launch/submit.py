@@ -9,12 +9,12 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launch.attempts import hold_lock, last_attempt
+from launch.attempts import hold_lock, last_attempt, newest_step
 from launch.forecast import Forecast
 from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import key_of
@@ -100,13 +100,14 @@ def _prepare(request: Request) -> _Prepared:
     if request.resume is None:
         return _check(request, *_new(request))
     from launch.changed import compare_file
+    from launch.code import code_note
     from launch.resume import rank_note
 
     config, run, reviewed = _resumed(request)
     source = request.source
     file_notes = tuple(compare_file(run, source, config, request.overrides)) if source else ()
     prepared = _check(request, config, run, there=run)
-    notes = (*file_notes, *reviewed.note(), *rank_note(run, prepared.resources, config))
+    notes = (*file_notes, *code_note(run), *reviewed.note(), *rank_note(run, prepared.resources, config))
     return dataclasses.replace(prepared, notes=(*prepared.notes, *notes), review=reviewed)
 
 
@@ -115,13 +116,23 @@ def _check(request: Request, config: Config, run: RunDir, there: RunDir | None =
     check_run_path(run.path)
     if request.local:
         resources = local_resources(config)
-        unused = ("launch.setup is for batch jobs and is not run with --local",) if config.launch.setup else ()
-        return _Prepared(config, resources, preflight(config, resources, there), run, notes=unused)
+        return _Prepared(config, resources, preflight(config, resources, there), run, notes=tuple(_unused(config)))
     resources = slurm_resources(config)
     script = batch_script(run, config.launch, resources)
     facts = preflight(config, resources, there)
     said = check_script(script, config, resources, request.dry_run)
     return _Prepared(config, resources, facts, run, script, said.start, said.notes)
+
+
+def _unused(config: Config) -> Iterator[str]:
+    """What the configuration asks for and a run on this machine does not use."""
+    if config.launch.setup:
+        yield "launch.setup is for batch jobs and is not run with --local"
+    if config.launch.gpus_per_node and config.training.device == "cpu":
+        yield (
+            "launch.gpus_per_node is not used with training.device: cpu; launch.processes_per_node says how many "
+            "processes there are"
+        )
 
 
 def _new(request: Request) -> tuple[Config, RunDir]:
@@ -257,7 +268,11 @@ def _next_command(exit_code: int, run: RunDir) -> str:
     where = shlex.quote(str(run.path))
     if exit_code == EXIT_WANTS_REQUEUE:
         return f"{typed_command('tmrc-submit')} --local --resume {where}"
-    return f'{typed_command("tmrc")} generate {where} --prompt "..."' if exit_code == EXIT_FINISHED else ""
+    if exit_code != EXIT_FINISHED:
+        return ""
+    if newest_step(run) is None:
+        return f"{typed_command('tmrc')} report {where}"
+    return f'{typed_command("tmrc")} generate {where} --prompt "..."'
 
 
 def _print_json(values: dict[str, Any]) -> None:

@@ -15,12 +15,12 @@ import torch
 from launch.changed import Review, compare_file, review
 from launch.resume import take_up
 from launch.submit import Request, submit
-from tests.train.conftest import NewTrial, Trial
+from tests.train.conftest import NewTrial, Trial, pretend_code
 from tests.train.test_stop import EVERY_STEP, ask, before
 from tmrc.config.changes import COURSE, FREE, NEVER, SPENT, leaves, of_kind, record
 from tmrc.config.errors import ConfigError, DataError, UserError
 from tmrc.config.load import load_config, write_config
-from tmrc.config.rundir import read_jsonl
+from tmrc.config.rundir import append_event, read_jsonl
 from tmrc.config.schema import Config
 
 Train = Callable[..., Trial]
@@ -33,7 +33,7 @@ def stopped(new_trial: NewTrial, train: Train) -> NewStopped:
 
     def make(*overrides: str) -> Trial:
         trial = new_trial(EVERY_STEP, *overrides)
-        (trial.run.path / "code").mkdir()
+        pretend_code(trial.run)
         trial.run.run_json.write_text(json.dumps({"command": ["tmrc-submit", "toy.yaml", "training.seed=0"]}))
         with before("loop", "Loop._train_step", 2, ask):
             train(again=trial, expect=75)
@@ -103,6 +103,7 @@ def test_the_course_changes_with_the_flag_alone_and_never_in_silence(
         resume(trial, *wanted)
     assert "model.dropout_p from 0.0 to 0.1, optimizer.lr from 0.01 to 0.02 changes what" in str(refused.value)
     assert "--allow-change" in str(refused.value) and "log_interval" not in str(refused.value)
+    assert "edited" not in str(refused.value)
     for allow in (False, True):
         with pytest.raises(ConfigError, match=r"batch_size from 8 to 4, training\.seed from 0 to 1 would"):
             resume(trial, "training.seed=1", "training.batch_size=4", allow=allow)
@@ -136,8 +137,9 @@ def test_an_edited_configuration_is_refused_by_trainer_and_launcher(
         said = capfd.readouterr().err
         assert f"{trial.run.config}: differs from what the checkpoint of step" in said and named in said
         assert len(said.splitlines()) == 1 and (trial.rows, trial.tensor_files()) == (rows, kept)
-        with pytest.raises(UserError, match=named.split(" takes")[0]):
+        with pytest.raises(UserError, match=named.split(" takes")[0]) as refused:
             resume(trial)
+        assert " edited in its config.yaml" in str(refused.value)
     with pytest.raises(ConfigError, match="takes a new run"):
         resume(trial, allow=True)
     edit(trial, "training.seed=0", "optimizer.lr=0.03")
@@ -185,6 +187,10 @@ def test_a_file_beside_resume_that_says_otherwise_is_not_passed_over(stopped: Ne
         notes("optimizer.lr=0.5", "training.grad_clip=1")
     assert notes("training.seed=7") == []  # typed at the submission: the file never had the last word
     assert notes("optimizer.lr=0.5", typed=("optimizer.lr=0.7",)) == []  # typed now
+    append_event(trial.run, "changed", attempt=2, changes={"optimizer.lr": [0.02, 0.01]})
+    assert notes("optimizer.lr=0.02") == []  # what the run once had
+    with pytest.raises(ConfigError, match=r"optimizer.lr \(0.5, the run has 0.01\)"):
+        notes("optimizer.lr=0.5")  # and what it never had
     (note,) = notes("training.train_steps=60")
     assert "the run keeps its own training.train_steps=6" in note
     assert notes("training.artifacts_path=elsewhere") == []
@@ -229,6 +235,28 @@ def test_changed_data_are_named_by_trainer_and_launcher(
     if damage != "tokenizer":
         with pytest.raises(DataError, match=named):
             resume(trial)
+
+
+def test_data_that_have_moved_make_no_other_run(
+    stopped: NewStopped, train: Train, dataset: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copy, moved = tmp_path / "copy", f"datasets.path={tmp_path / 'moved'}"
+    shutil.copytree(dataset, copy)
+    metadata = copy / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace(str(dataset), str(copy)))
+    trial, whole = stopped(f"datasets.path={copy}"), train(EVERY_STEP)
+    copy.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"no such data set .*; if it has moved: --allow-change datasets.path=NEW"):
+        resume(trial)
+    with pytest.raises(ConfigError, match="--allow-change"):
+        resume(trial, moved)
+    capfd.readouterr()
+    assert resume(trial, moved, allow=True) == 0
+    change(trial, moved, allow=True)
+    train(again=trial)
+    said = capfd.readouterr().err
+    assert "the shards must still be the same, which is checked" in said and "equal" not in said
+    assert trial.exact_rows == whole.exact_rows and trial.tensor_files() == whole.tensor_files()
 
 
 def test_other_surroundings_are_a_line_each_and_an_event(

@@ -137,6 +137,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
     (cut.run.checkpoints / "step_00000006" / "model.safetensors").write_bytes(b"")
     train(again=cut)
     assert "step_00000006: model.safetensors" in capfd.readouterr().err
+    (line,) = cut.events("resumed")[0]["passed_over"]  # for whoever does not read the log
+    assert "step_00000006: model.safetensors" in line
     assert cut.exact_rows == whole.exact_rows
     assert cut.ledger == whole.ledger
     assert cut.tensor_files() == whole.tensor_files()

@@ -22,9 +22,12 @@ FREE = (
     "training.train_steps", "training.epochs", "training.save_model", "training.save_every",
     "training.keep_checkpoints", "training.log_interval", "training.hang_timeout", "launch.", "wandb_log.",
 )  # fmt: skip
+# Of data that have moved: where they are and what they call themselves. That they are the same data is checked.
+PLACE = (
+    "datasets.name", "datasets.path", "datasets.tokenizer_used", "datasets.allow_mismatch", "tokenizer.name",
+)  # fmt: skip
 COURSE = (
-    "datasets.name", "datasets.path",  # of data that has moved; it must still be the same data
-    "datasets.tokenizer_used", "datasets.allow_mismatch", "tokenizer.name",  # what is checked, not what is read
+    *PLACE,
     "model.dropout_p", "model.autocast_precision", "model.flash", "model.flex", "model.mask", "model.compile_flex",
     "optimizer.lr", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "optimizer.decay_matrices_only",
     "training.micro_batch_size", "training.exact_reduction", "training.grad_clip", "training.scheduler",

@@ -32,10 +32,11 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk whose every byte has been verified."""
+    """A checkpoint on disk whose every byte has been verified. `passed_over` tells of newer ones that are not good."""
 
     path: Path
     step: int
+    passed_over: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 def find_checkpoint(run: RunDir) -> tuple[Checkpoint | None, list[str]]:
@@ -85,14 +86,16 @@ def newest_checkpoint(run: RunDir) -> Checkpoint | None:
     while (missing := _missing(run, expected)) and patience.lasts(missing):
         pass
     checkpoint, flaws = _search(run)
-    for path, flaw in flaws:
-        warn(f"damaged checkpoint passed over: {path}: {flaw.text}")
+    lines = [f"damaged checkpoint passed over: {path}: {flaw.text}" for path, flaw in flaws]
+    if checkpoint and expected is not None and expected > max(checkpoint_steps(run)):
+        name = checkpoint_name(expected)
+        lines.append(f"{run.checkpoints}: {name}, that events.jsonl names, is gone; goes on from {checkpoint.step:,}")
+    for line in lines:
+        warn(line)
     if checkpoint is None:
         _refuse_to_start_again(run, flaws, expected)
-    elif expected is not None and expected > max(checkpoint_steps(run)):
-        name = checkpoint_name(expected)
-        warn(f"{run.checkpoints}: {name}, that events.jsonl names, is gone; goes on from {checkpoint.step:,}")
-    return checkpoint
+        return None
+    return dataclasses.replace(checkpoint, passed_over=tuple(lines))
 
 
 def _missing(run: RunDir, expected: int | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tmrc.config.changes import Changes, differing, of_kind, record, spoken
+from tmrc.config.changes import PLACE, Changes, differing, of_kind, record, spoken
 from tmrc.config.errors import ConfigError, DataError
 from tmrc.config.rundir import RunDir
 from tmrc.config.schema import Config
@@ -83,4 +83,5 @@ def say_so(differs: Changes, course: Changes) -> None:
     for name, (before, after) in differs.items():
         warn(f"{name} was {before} and is {after}: sums may round differently from the uninterrupted run's")
     for name, (before, after) in course.items():
-        warn(f"{name} was {before} and is {after}: from here on the run is not equal to one that was never changed")
+        if name not in PLACE:
+            warn(f"{name} was {before} and is {after}: from here on the run is not equal to one that was never changed")

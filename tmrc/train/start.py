@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -84,7 +84,8 @@ class Start:
             self._restore(checkpoint, state, parts)
             progress = Progress(state.step, state.validation_due, state.step, time.monotonic())
         world.pulse("preparing the run directory")
-        keeper = self._keeper(self.fence, parts, state, progress) if world.leads else None
+        passed_over = checkpoint.passed_over if checkpoint else ()
+        keeper = self._keeper(self.fence, parts, state, progress, passed_over) if world.leads else None
         world.pulse("starting to train")
         return Loop(parts, self.request, self.agreement, progress, keeper)
 
@@ -158,17 +159,20 @@ class Start:
         if parts.scaler.is_enabled() and state.scaler:
             parts.scaler.load_state_dict(state.scaler)
 
-    def _keeper(self, fence: Fence, parts: Parts, state: TrainerState | None, progress: Progress) -> Keeper:
+    def _keeper(
+        self, fence: Fence, parts: Parts, state: TrainerState | None, progress: Progress, passed_over: Sequence[str]
+    ) -> Keeper:
         """Bring the run's files to `progress`, and say that training starts."""
         if self.config.training.save_model and (size := checkpoint_bytes(self.config)):
             fence.require_room(size)  # to find out at the first save would cost what was trained until then
         metrics = rewind(fence, progress.step, progress.validation_due)
         begin = origin(self.config, parts.plan.fingerprint)
         ledger = rewind_ledger(fence, progress.step, state.ledger if state else "", begin)
-        write_stamps(fence, parts.plan)
+        if state is None or not state.ledger:  # else it was there, and nobody knows any more what it said
+            write_stamps(fence, parts.plan)
         set_aside(fence, progress.step)
         keeper = Keeper(fence, metrics, ledger, self.config.training.keep_checkpoints, self.world.pulse.spent)
-        _say_started(keeper, parts, state, self._course)
+        _say_started(keeper, parts, state, self._course, passed_over)
         if ledger.problem:
             warn(f"{ledger.problem}; another one begins after step {progress.step:,}")
             keeper.event("ledger", progress.step, problem=ledger.problem)
@@ -187,10 +191,12 @@ def _try(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None, course: Changes) -> None:
+def _say_started(
+    keeper: Keeper, parts: Parts, state: TrainerState | None, course: Changes, passed_over: Sequence[str]
+) -> None:
     """Leave the start in events.jsonl and, in the log, what may make a resumed run differ in the last bits."""
     differs = circumstances(state, parts) if state else {}
-    changed = {name: values for name, values in (("differs", differs), ("course", course)) if values}
+    told = (("differs", differs), ("course", course), ("passed_over", list(passed_over)))
     keeper.event(
         "resumed" if state else "started",
         step=state.step if state else 0,
@@ -203,7 +209,7 @@ def _say_started(keeper: Keeper, parts: Parts, state: TrainerState | None, cours
         threads=torch.get_num_threads(),
         torch_version=torch.__version__,
         ledger=keeper.ledger_head,
-        **changed,
+        **{name: values for name, values in told if values},
     )
     at = f"resumes after step {state.step:,}" if state else "starts"
     where = f"{parts.world.size} x {parts.world.device.type}"
