@@ -19,7 +19,7 @@ def rows(run: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in found if "loss" in row]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign  # test_drill has this in every run of the tests
 def test_ctrl_c_and_resume_give_the_losses_of_an_undisturbed_run(tmp_path: Path) -> None:
     config = write_config(tmp_path, training={"train_steps": 300, "log_interval": 5})
     whole = call("--local", "--json", config, module=REAL)

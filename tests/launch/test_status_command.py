@@ -99,7 +99,7 @@ def test_nothing_heavy_is_imported(run: HandMade) -> None:
     code = "import sys; from launch.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     for command in (["status", run.path], ["status", run.path.parent], ["logs", run.path], ["cancel", "nosuch"]):
         done = subprocess.run(
-            ["python", "-c", code, *map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False
+            [sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, cwd=ROOT, check=False
         )
         heavy = {"torch", "numpy", "omegaconf", "hydra", "submitit", "yaml", "rich", "matplotlib"}
         assert not heavy & set(done.stderr.split()), command

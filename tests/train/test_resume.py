@@ -44,7 +44,7 @@ def wait_for_end(pids: list[int], complaint: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("processes", "rank"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("processes", "rank"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.campaign)])
 def test_a_stop_signal_to_any_rank_saves_and_the_resumed_run_is_equal(
     new_trial: NewTrial, processes: int, rank: int
 ) -> None:

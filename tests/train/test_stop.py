@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.train.conftest import NewTrial, Trial, finish, spawn
+from tests.train.ranks import expect, launch
 from tmrc.train.stop import STOP_SIGNALS
 
 Train = Callable[..., Trial]
@@ -114,9 +115,9 @@ def test_a_signal_to_one_of_two_ranks_before_the_first_step_stops_both(
     new_trial: NewTrial, tmp_path: Path, place: str
 ) -> None:
     trial = new_trial("training.train_steps=2", EVERY_STEP)
-    finish(spawn(trial, 2))
+    expect(launch(trial, 2), 0)
     saved = checkpoint_files(trial)
-    finish(spawn(trial, 2, ("-m", "tests.train.paused", place)))
+    expect(launch(trial, 2, place), 75)
     assert checkpoint_files(trial) == saved
     said = [json.loads((trial.run.attempt(2) / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
     assert [(one["exit_code"], one["kind"], one["step"]) for one in said] == [(75, "stopped", 2)] * 2
