@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +21,11 @@ from tmrc.config.errors import DataError, UserError
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir, append_event, read_jsonl
 from tmrc.config.schema import Config
+from tmrc.config.waiting import waiting
 from tmrc.data.plan import DataPlan, plan_data
+
+ENDING = "COMPLETING"  # Slurm's word for a job whose processes and epilog it is still ending
+ENDING_PATIENCE = 60.0  # seconds for that: KillWait is 30 by default
 
 
 def check_resumable(run: RunDir, config: Config) -> None:
@@ -153,21 +158,30 @@ def _replace(file: Path, content: bytes) -> None:
 
 
 def _refuse_queued(run: RunDir) -> None:
-    """Raise UserError while Slurm still has a job of the run, or does not say."""
+    """Raise UserError while Slurm still has a job of the run, or does not say. One that it is ending is waited for."""
     if shutil.which("squeue") is None:
         return  # a machine without Slurm: whoever else runs this run holds its lock, and is fenced off
-    from launch.queue import QueueUnknown, queue
-
     rows = [row for row in read_jsonl(run.events) if row.get("event") in ("submitted", "requeued")]
     owner = read_owner(run, last_attempt(run))
     jobs = {str(row["job_id"]) for row in rows[-2:] if row.get("executor", "slurm") == "slurm" and row.get("job_id")}
     jobs |= {owner.job_id} if owner and owner.job_id and owner.executor == "slurm" else set()
+    there, until = _active(run, jobs, aloud=True), time.monotonic() + ENDING_PATIENCE
+    with waiting("Slurm to end the run's job"):
+        while ENDING in there.values() and time.monotonic() < until:
+            time.sleep(1.0)
+            there = _active(run, jobs)
+    for job_id, state in sorted(there.items()):
+        what = "Slurm is ending it: try again in a minute" if state == ENDING else "tmrc cancel ends it"
+        raise UserError(f"{run.path}: job {job_id} is still {state.lower()} ({what})")
+
+
+def _active(run: RunDir, jobs: set[str], aloud: bool = False) -> dict[str, str]:
+    """Job id -> Slurm's word for its state, of those that have not ended. Raises UserError when Slurm does not say."""
+    from launch.queue import QueueUnknown, queue
+
     try:
-        there = queue(jobs, aloud=True)
+        return {job_id: row.state for job_id, row in queue(jobs, aloud).items() if row.active}
     except QueueUnknown as error:
         if "configuration source" in str(error):
-            return  # Slurm's commands are here, but no cluster
+            return {}  # Slurm's commands are here, but no cluster
         raise UserError(f"{run.path}: cannot tell whether job {', '.join(sorted(jobs))} still runs: {error}") from None
-    for job_id, row in sorted(there.items()):
-        if row.active:
-            raise UserError(f"{run.path}: job {job_id} is still {row.state.lower()} (tmrc cancel ends it)")

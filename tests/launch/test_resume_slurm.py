@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from launch.attempts import Ending, Owner, begin_attempt, last_attempt, write_json
+from launch.resume import check_resumable
 from tests.launch.fake_slurm import REFUSING, SBATCH, SINFO, install, refusing
 from tests.launch.helpers import call, events, steps, tags, write_config
+from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import RunDir
 
@@ -29,7 +31,7 @@ def submitted(tmp_path: Path, *arguments: str, **launch: object) -> tuple[RunDir
     return RunDir(Path(done.json["run_dir"])), env
 
 
-@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING"])
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
 def test_a_run_that_is_queued_or_running_is_refused(tmp_path: Path, state: str) -> None:
     run, env = submitted(tmp_path)
     install(tmp_path / "bin", squeue=squeue("4242", state))
@@ -39,6 +41,20 @@ def test_a_run_that_is_queued_or_running_is_refused(tmp_path: Path, state: str) 
         assert f"job 4242 is still {state.lower()}" in done.err
     install(tmp_path / "bin", squeue=squeue("4242", "FAILED"))
     assert call("--resume", run.path, env=env).code == 0
+
+
+def test_a_job_that_slurm_is_ending_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, env = submitted(tmp_path)
+    looks = tmp_path / "looks"
+    ends = f"echo >> {looks}; [ $(wc -l < {looks}) -gt 2 ] && state=CANCELLED || state=COMPLETING"
+    install(tmp_path / "bin", squeue=f'#!/bin/bash\n{ends}\necho "4242|$state|node1|N/A|1:00|None"\n')
+    done = call("--resume", run.path, env=env)
+    assert done.code == 0, done.err
+    install(tmp_path / "bin", squeue=squeue("4242", "COMPLETING"))
+    monkeypatch.setattr("launch.resume.ENDING_PATIENCE", 0.0)
+    monkeypatch.setenv("PATH", env["PATH"])
+    with pytest.raises(UserError, match=r"job 4242 is still completing \(Slurm is ending it: try again"):
+        check_resumable(run, load_config(run.config))
 
 
 def test_a_queue_that_does_not_answer_is_a_refusal(tmp_path: Path) -> None:
