@@ -53,9 +53,15 @@ def require_code(run: RunDir) -> None:
 
 
 def code_note(run: RunDir) -> Iterator[str]:
-    """A line when somebody has edited the run's code since it began."""
-    listed, now = _listed(run), _digests(run.code)
-    if edited := sorted(name for name, digest in now.items() if listed and listed.get(name) != digest):
+    """A line when somebody has edited the run's code since it began. Raises UserError where it cannot be read."""
+    listed = _listed(run)
+    if not listed:
+        return
+    try:
+        now = _digests(run.code)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    if edited := sorted(name for name, digest in now.items() if listed.get(name) != digest):
         has = "has" if len(edited) == 1 else "have"
         yield f"{run.code}: {_named(edited)} {has} been edited or added since the run began"
 

@@ -23,3 +23,18 @@ def one_line(text: str) -> str:
 def _written(match: re.Match[str]) -> str:
     code = ord(match[0])
     return "^" + chr(code ^ 64) if code < 128 else f"\\u{code:04x}"
+
+
+def wrapped(text: str, width: int | None, indent: str) -> list[str]:
+    """`text` as lines of at most `width` columns, broken between words alone, the later ones after `indent`.
+
+    None is as wide as it gets. A word that fits on no line, such as a long path, stays where it is: textwrap would
+    begin another line for it, and what is said of it would stand alone.
+    """
+    lines = [""]
+    for word in re.findall(r"\s*\S+", text):
+        if width is not None and len(lines[-1] + word) > width >= len(indent + word.lstrip()):
+            lines.append(indent + word.lstrip())
+        else:
+            lines[-1] += word
+    return lines

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,8 +116,6 @@ def _wrapped(text: str, width: int | None, indent: int) -> list[str]:
 
     All but the first are indented further, so that it can be seen where another text begins.
     """
-    from launch.plaintext import one_line
+    from launch.plaintext import one_line, wrapped
 
-    room = 10**6 if width is None else max(_NARROWEST, width - indent)
-    wrap = textwrap.TextWrapper(room, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return wrap.wrap(one_line(text)) or [""]
+    return wrapped(one_line(text), None if width is None else max(_NARROWEST, width - indent), "  ")

@@ -16,7 +16,7 @@ import launch.drill.faults
 import launch.drill.slurm_faults  # noqa: F401  both register theirs
 from launch.drill.drill import Drill
 from launch.drill.prepare import prepare
-from launch.drill.table import MARK, Report, as_object, markdown, summary, table, wrapped
+from launch.drill.table import MARK, Report, as_object, folded, markdown, summary, table
 from launch.drill.wish import Wish
 from launch.interrupts import interruptible
 from launch.resultfile import ResultFile, check_files
@@ -95,7 +95,7 @@ def _show(report: Report, seconds: float, drill: Drill, piped: str) -> None:
     stream = sys.stderr if piped else sys.stdout
     width = _columns(stream)
     lines = [*table(report, width), ""] if report.outcomes else []
-    lines += wrapped(summary(report, seconds), width)
+    lines += folded(summary(report, seconds), width)
     if drill.keeps:
         lines.append(f"kept: {drill.folder}")
     if report.interrupted and drill.wish.reference is None and report.reference is not None:
@@ -105,7 +105,7 @@ def _show(report: Report, seconds: float, drill: Drill, piped: str) -> None:
 
 def _say(text: str) -> None:
     width = _columns(sys.stderr)
-    print("\n".join(part for line in text.split("\n") for part in wrapped(line, width)), file=sys.stderr, flush=True)
+    print("\n".join(part for line in text.split("\n") for part in folded(line, width)), file=sys.stderr, flush=True)
 
 
 def _columns(stream: TextIO) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from launch.drill.course import Course
 from launch.drill.outcome import Blow, Outcome
 from launch.drill.plan import Plan
-from launch.plaintext import harmless, one_line
+from launch.plaintext import harmless, one_line, wrapped
 from launch.progress import duration
 from launch.table import cut
 
@@ -91,19 +90,9 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
-def wrapped(text: str, width: int | None) -> list[str]:
-    """A line as several of at most `width` columns, broken between words alone; None is as wide as it gets.
-
-    A word that fits on no line, such as a long path, stays where it is.
-    """
-    indent = " " * (len(text) - len(text.lstrip())) + INDENT
-    lines = [""]
-    for word in re.findall(r"\s*\S+", text):
-        if width is not None and len(lines[-1] + word) > width >= len(indent + word.lstrip()):
-            lines.append(indent + word.lstrip())
-        else:
-            lines[-1] += word
-    return lines
+def folded(text: str, width: int | None) -> list[str]:
+    """A line of the drill's as several, the later ones further in than its beginning."""
+    return wrapped(text, width, " " * (len(text) - len(text.lstrip())) + INDENT)
 
 
 def _words(blow: Blow) -> str:
@@ -173,7 +162,7 @@ def _differing(report: Report, width: int | None) -> list[str]:
     return [
         line
         for one in bad
-        for line in ("", *wrapped(f"trial {one.number}: {why(one)}", width), one_line(f"  {one.directory}"))
+        for line in ("", *folded(f"trial {one.number}: {why(one)}", width), one_line(f"  {one.directory}"))
     ]
 
 

@@ -31,7 +31,7 @@ from launch.drill.plan import MOMENTS, Moment, Plan, draw_plan
 from launch.drill.prepare import chosen, prepare, shorter
 from launch.drill.processes import MARK
 from launch.drill.scene import FAULTS, Scene, faults_of
-from launch.drill.table import Report, as_object, by_fault, markdown, progress_line, summary, table, wrapped
+from launch.drill.table import Report, as_object, by_fault, folded, markdown, progress_line, summary, table
 from launch.drill.watch import Sight, Watcher
 from launch.drill.wish import Wish
 from launch.resultfile import ResultFile, check_files
@@ -224,10 +224,10 @@ def test_lines_end_between_words(tmp_path: Path) -> None:
     assert "corrupt" in lines[1] and "checkpoint (step …" in lines[1] and lines[1].split()[-4:] == wide[1].split()[-4:]
     assert " ".join(" ".join(lines).split()).count(report.outcomes[1].trouble.strip()) == 1
     said = progress_line(report.outcomes[0], 1, 2)
-    broken = wrapped(said, 80)
+    broken = folded(said, 80)
     assert all(len(line) <= 80 for line in broken) and " ".join(" ".join(broken).split()) == " ".join(said.split())
     assert "2 attempts, 1 step and 1.5 s lost" in said
-    assert wrapped(said, None) == [said] and wrapped("  at /" + "long" * 40, 80) == ["  at /" + "long" * 40]
+    assert folded(said, None) == [said] and folded("  at /" + "long" * 40, 80) == ["  at /" + "long" * 40]
 
 
 def test_programs_get_each_sum_as_a_number() -> None:
