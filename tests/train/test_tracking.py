@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -324,15 +325,27 @@ def test_a_log_that_cannot_be_written_changes_nothing(new_trial: NewTrial, train
         ("auto", {"WANDB_API_KEY": "no key"}, "offline"),
     ],
 )
-def test_auto_is_online_only_with_a_login(mode: str, environment: dict[str, str], chosen: str) -> None:
+def test_auto_is_online_only_with_a_login_and_asks_no_server(
+    mode: str, environment: dict[str, str], chosen: str
+) -> None:
     script = f"""if True:
         from tmrc.config.schema import WandbConfig
         from tmrc.train.wandb_run import choose_mode
         print(choose_mode(WandbConfig(mode={mode!r})))"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.stdout == f"{chosen}\n", done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "WANDB_BASE_URL": url, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.stdout == f"{chosen}\n", done.stderr
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_run_directory_is_all_that_a_claim_needs(tmp_path: Path) -> None:

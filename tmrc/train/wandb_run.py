@@ -140,9 +140,11 @@ def choose_mode(config: WandbConfig) -> Mode:
 
 
 def logged_in() -> bool:
-    """Whether there is a login: an API key or a token in the environment, or in the home directory."""
+    """Whether there is a login: an API key or a token in the environment, or in the home directory. Asks no server."""
     import wandb
 
+    settings = wandb.setup().settings
+    said, settings.silent = settings.silent, True  # else it asks the server for the name to greet, and waits for it
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             return bool(wandb.login(prompt=False, verify=False))
@@ -150,6 +152,8 @@ def logged_in() -> bool:
             return bool(wandb.api.api_key)
         except Exception:  # a key that cannot be one
             return False
+        finally:
+            settings.silent = said
 
 
 def require_answer() -> None:
