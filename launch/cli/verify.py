@@ -11,7 +11,7 @@ import click
 from launch.complete import runs, runs_and_sweeps
 
 if TYPE_CHECKING:
-    from launch.against import Compared
+    from launch.compare.against import Compared
     from tmrc.config.rundir import RunDir
     from tmrc.verify.facts import Check
     from tmrc.verify.run import Verified
@@ -72,7 +72,7 @@ def _other(found: Sequence[RunDir], against: str) -> RunDir:
 
 
 def _compared(run: RunDir, other: RunDir) -> Compared:
-    from launch.against import compared
+    from launch.compare.against import compared
 
     return compared(run, other)
 

@@ -7,20 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from launch.compare.results import MANIFEST, steps_of
 from tmrc.config.rundir import RunDir
 
 PAGE = 4096  # bytes
-MANIFEST = "manifest.json"
 
 Damage = Callable[[Path, Random], str]
-
-
-def steps_of(run: RunDir) -> list[Path]:
-    """The run's checkpoints, the newest first."""
-    if not run.checkpoints.is_dir():
-        return []
-    named = [path for path in run.checkpoints.iterdir() if path.name.startswith("step_") and path.name[5:].isdecimal()]
-    return sorted(named, key=lambda path: int(path.name[5:]), reverse=True)
 
 
 def damage(checkpoint: Path, random: Random) -> str:

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from launch.attempts import last_attempt
-from launch.drill.damage import damage, leave_rubbish, steps_of
+from launch.compare.results import steps_of
+from launch.drill.damage import damage, leave_rubbish
 from launch.drill.processes import Process, send_all, wait_until_gone
 from launch.drill.scene import Scene, Trouble, fault
 from launch.drill.twin import second_trainer

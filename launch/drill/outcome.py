@@ -6,7 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.drill.compare import Difference, Results
+from launch.compare.compare import Difference
+from launch.compare.results import Results
 from launch.drill.course import Course
 from launch.drill.scene import Fault
 from tmrc.config.schema import Config

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from launch.drill.compare import Results, read_results
+from launch.compare.results import Results, read_results
 from launch.drill.course import Course, course_of
 from launch.drill.drill import Drill
 from launch.drill.local import last_line

@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Iterator
 
-from launch.drill.compare import STATE, Results, damage_of
+from launch.compare.compare import damage_of
+from launch.compare.results import MANIFEST, STATE, Results
 from launch.drill.course import Course
-from launch.drill.damage import MANIFEST
 from launch.facts import integer
 from tmrc.config.errors import DataError, UserError
 

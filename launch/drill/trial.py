@@ -12,8 +12,9 @@ from pathlib import Path
 from random import Random
 
 from launch.attempts import last_attempt
+from launch.compare.compare import Difference, compare
+from launch.compare.results import read_results
 from launch.drill import moments
-from launch.drill.compare import Difference, compare, read_results
 from launch.drill.outcome import Blow, Outcome, Setting
 from launch.drill.plan import Hit, Plan
 from launch.drill.processes import MARK, end_all

@@ -10,7 +10,8 @@ from random import Random
 
 import pytest
 
-from launch.drill.compare import compare, read_results, sha256
+from launch.compare.compare import compare
+from launch.compare.results import read_results, sha256
 from launch.drill.course import course_of
 from launch.drill.damage import DAMAGES, MANIFEST, steps_of
 from launch.drill.sound import require_sound

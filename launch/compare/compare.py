@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from launch.drill.damage import MANIFEST, steps_of
-from launch.drill.tensors import first_difference as first_of_tensors
-from launch.facts import read_object
-from tmrc.config.errors import DataError, UserError
-from tmrc.config.rundir import RunDir, read_jsonl
+from launch.compare.results import MANIFEST, STATE, Results, Row
+from launch.compare.tensors import first_difference as first_of_tensors
 
 EXACT = ("loss", "val_loss", "grad_norm", "lr", "tokens", "epoch", "accuracy")  # not how long it took, nor when
-STATE = "trainer.json"
 # Of the trainer's state: how it was computed, and whether it was saved before a validation that was run later
 _CIRCUMSTANCES = ("world_size", "micro_batch_size", "threads", "torch_version", "validation_due")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,35 +29,6 @@ class Difference:
             "" if self.expected is self.found is None else f": {self.expected!r} in the reference, here {self.found!r}"
         )
         return f"{self.file}{at} {self.field}{values}"
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a finished run has come to."""
-
-    run: RunDir
-    rows: Sequence[Row]
-    ledger: Sequence[bytes] | None  # None: the run keeps none
-    first_record: int  # step of the ledger's first
-    checkpoint: Path | None
-    digests: Mapping[str, str]  # of the newest checkpoint's files, hashed anew
-    state: Mapping[str, Any]
-    listed: Mapping[str, Any]  # name -> what the checkpoint's manifest says of that file
-
-
-def read_results(run: RunDir) -> Results:
-    """Read and hash what is to be compared. Raises UserError for files that are no run's."""
-    records, first = _ledger(run)
-    steps = steps_of(run)
-    checkpoint = steps[0] if steps else None
-    state = {} if checkpoint is None else read_object(checkpoint / STATE)
-    listed = {} if checkpoint is None else read_object(checkpoint / MANIFEST).get("files")
-    try:
-        digests = {} if checkpoint is None else {file.name: sha256(file) for file in sorted(checkpoint.iterdir())}
-        rows = read_jsonl(run.metrics)
-    except OSError as error:
-        raise UserError(f"{error.filename or run.path}: cannot be read: {error.strerror or error}") from None
-    return Results(run, rows, records, first, checkpoint, digests, state, listed if isinstance(listed, dict) else {})
 
 
 def compare(reference: Results, found: Results) -> Difference | None:
@@ -154,25 +117,3 @@ def _key(row: Row) -> tuple[object, str]:
 
 def _step(key: tuple[object, str]) -> int | None:
     return key[0] if isinstance(key[0], int) else None
-
-
-def _ledger(run: RunDir) -> tuple[list[bytes] | None, int]:
-    """The records, and the step of the first."""
-    file = run.path / "ledger.bin"
-    if not file.exists():
-        return None, 1
-    from tmrc.train.ledger import read_ledger
-
-    try:
-        ledger = read_ledger(file)
-    except (DataError, OSError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    return [record.tobytes() for record in ledger.records], ledger.first
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal. Raises OSError, and UserError for what is no ordinary file."""
-    if not file.is_file():
-        raise UserError(f"{file}: is no ordinary file")
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.drill.compare import Difference, Results, compare, damage_of, read_results
+from launch.compare.compare import Difference, compare, damage_of
+from launch.compare.results import Results, read_results
 from tmrc.config.changes import differing
 from tmrc.config.errors import UserError, shown
 from tmrc.config.rundir import RunDir
