@@ -39,6 +39,11 @@ ASKED = (
     "still saving; once more ends it without saving",
     "ending it without saving",
 )
+ASKED_BEFORE_TRAINING = (
+    "stopping ... (Ctrl-C twice more ends it at once)",
+    "still stopping; once more ends it at once",
+    "ending it at once",
+)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def run_local(run: RunDir, resources: Resources, trainer: str = TRAINER) -> Loca
         while not (submitted.done() and (own is None or not own.owner.alive())):
             own = own or _find_own(run, before, me)
             _look(state, tails, shown)
-            _pass_on(requests, own, shown)
+            _pass_on(requests, own, state, shown)
             time.sleep(POLL)
         _look(state, tails, shown)
         ending = _ending(run, own or _find_own(run, before, me), submitted.paths.stdout)
@@ -131,7 +136,7 @@ def _look(state: State, tails: tuple[Tail, Tail], shown: Display) -> None:
         shown.update(state)
 
 
-def _pass_on(requests: StopRequests, own: _Own | None, shown: Display) -> None:
+def _pass_on(requests: StopRequests, own: _Own | None, state: State, shown: Display) -> None:
     """Tell the job of requests to stop, once it can be told."""
     if requests.passed_on == requests.came:
         return
@@ -141,7 +146,8 @@ def _pass_on(requests: StopRequests, own: _Own | None, shown: Display) -> None:
         return
     requests.passed_on += 1
     with quiet_when_nobody_reads():
-        shown.say(ASKED[min(requests.passed_on, 3) - 1])
+        words = ASKED if state.started else ASKED_BEFORE_TRAINING
+        shown.say(words[min(requests.passed_on, 3) - 1])
     with contextlib.suppress(ProcessLookupError):
         os.kill(own.owner.pid, signal.SIGINT)
 

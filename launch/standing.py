@@ -70,12 +70,20 @@ def phase(facts: Facts) -> str:
     if fresh_submission(facts) is not None:
         return "waiting"
     if last is None:
-        return "created"
+        return _without_attempts(facts)
     if last.over:
         if last.action in ("requeued", "resubmitted"):
             return "waiting"
         return "held" if last.action == "held" else last.status if last.status in ENDED else "failed"
     return "running"
+
+
+def _without_attempts(facts: Facts) -> str:
+    """The same of a run without any attempt's directory; there may have been one: created, running or of ENDED."""
+    newest = facts.newest("submitted", "started", "resumed", *ENDED)
+    if newest is None or newest["event"] == "submitted":
+        return "created"
+    return str(newest["event"]) if newest["event"] in ENDED else "running"
 
 
 def executor(facts: Facts) -> str:
@@ -111,8 +119,10 @@ def training_state(facts: Facts) -> str:
 def fresh_submission(facts: Facts) -> Row | None:
     """The last submission, if no attempt has come of it yet."""
     row, last = facts.newest("submitted"), facts.last
-    if row is None or last is None:
-        return row
+    if row is None:
+        return None
+    if last is None:
+        return row if _without_attempts(facts) == "created" else None
     attempt = integer(row, "attempt")
     if attempt is not None:
         return row if attempt > last.number else None

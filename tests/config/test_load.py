@@ -99,6 +99,8 @@ def test_paths_become_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     [
         ("model.n_haed=4", ["model.n_haed", "unknown", "'n_head'"]),
         ("modle.n_head=4", ["modle", "unknown", "'model'"]),
+        ("training.save_every=1e300", ["training.save_every", "1e+300", "a number below 1e+300"]),
+        ("training.save_every=-.inf", ["training.save_every", "-inf", "a number above 0"]),
         ("model.n_head=four", ["model.n_head", "'four'", "an integer of at least 1"]),
         ("model.n_head=4.0", ["model.n_head", "4.0", "an integer"]),
         ("model.n_head=true", ["model.n_head", "True", "an integer"]),

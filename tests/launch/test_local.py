@@ -129,7 +129,8 @@ def test_ctrl_c_during_start_up_waits_for_the_handlers(tmp_path: Path) -> None:
     started = Started(write_config(tmp_path), tags(start_seconds=2, step_seconds=0.05), "training.train_steps=1000")
     started.wait_for_file("attempts/1/owner.json")
     started.interrupt()
-    assert started.end().code == 75
+    done = started.end()
+    assert done.code == 75 and "stopping ..." in done.err and "saving" not in done.err
     assert living(started.run_dir) == []
 
 

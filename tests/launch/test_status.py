@@ -39,6 +39,12 @@ RUNNING = "7|RUNNING|node[1-2]|1|1:00:00|None"
 # a run's files, squeue's line and sacct's line -> state, and a part of the cause
 CASES: dict[str, tuple[Callable[[HandMade], object], str, str, str, str]] = {
     "never submitted": (lambda run: run, "", "", "created", ""),
+    "its attempts were deleted": (
+        lambda run: run.submitted("7").trains().event("finished", attempt=1), "", "", "finished", "",
+    ),
+    "its attempts were deleted while it trained": (
+        lambda run: run.submitted("7", "local").trains(), "", "", "lost", "nobody knows",
+    ),
     "waits": (lambda run: run.submitted("7"), PENDING, "", "pending", ""),
     "starts, no attempt yet": (lambda run: run.submitted("7"), RUNNING, "", "starting", ""),
     "nodes boot": (lambda run: run.submitted("7"), RUNNING.replace("RUNNING", "CONFIGURING"), "", "starting", ""),

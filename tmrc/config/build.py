@@ -17,6 +17,7 @@ from tmrc.config.registry import registered
 from tmrc.config.schema import Rule
 
 _LARGEST = 2**63 - 1  # of integers: what is computed from them must still be a number
+_LARGEST_FLOAT = 1e300  # so that sums and products of a few stay finite
 C = TypeVar("C")
 # From a dotted key to where its value stands: the file, or the command line.
 Where = Callable[[str], str]
@@ -59,8 +60,7 @@ def _convert(expected: Any, rule: Rule, value: Any, where: Where, dotted: str) -
     """`value` as the type `expected`, within the bounds of `rule`."""
     matched, result = _match(expected, value)
     if not matched or not _within(rule, result):
-        too_large = isinstance(value, int) and abs(value) > _LARGEST
-        raise _refusal(where, dotted, value, "a number below 2**63" if too_large else describe(expected, rule))
+        raise _refusal(where, dotted, value, _too_large(value) or describe(expected, rule))
     if rule.registry and result not in registered(rule.registry):
         names = sorted(registered(rule.registry))
         raise _refusal(where, dotted, value, ", ".join(names) + nearest(str(result), names))
@@ -76,6 +76,13 @@ def _absolute(path: str, where: Where, dotted: str) -> str:
         return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - lexical: links stay as the user wrote them
     except (RuntimeError, OSError) as error:  # no such user's home; the working directory is gone
         raise ConfigError(f"{where(dotted)}: {dotted}: got {shown(path)}: {error}") from None
+
+
+def _too_large(value: Any) -> str:
+    """What is valid instead of a number that is beyond all bounds; empty for anything else."""
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "a number below 2**63"
+    return f"a number below {_LARGEST_FLOAT:g}" if isinstance(value, float) and value >= _LARGEST_FLOAT else ""
 
 
 def _match(expected: Any, value: Any) -> tuple[bool, Any]:
@@ -96,7 +103,7 @@ def _match(expected: Any, value: Any) -> tuple[bool, Any]:
     if expected in (int, float) and isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
         return False, None
     if expected is float:
-        usable = isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e300
+        usable = isinstance(value, int | float) and math.isfinite(value) and abs(value) < _LARGEST_FLOAT
         return usable, float(value) if usable else None
     if expected is str:  # `name: 2024` is text that looks like a number
         return isinstance(value, str | int | float), str(value)
