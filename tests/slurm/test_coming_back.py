@@ -107,6 +107,7 @@ def test_job_that_takes_too_much_memory_is_told_apart(pool: Pool) -> None:
     assert (ended["kind"], ended["action"]) == ("out_of_memory", "requeued"), live.story()
 
 
+@pytest.mark.campaign
 def test_processes_of_a_lost_node_that_come_back_change_nothing(
     pool: Pool, batch: Batch, slurm_data: Path, results: dict[Job, Future[str]]
 ) -> None:

@@ -39,6 +39,15 @@ PLACES = [
     "keeper:Keeper.event:8",  # after a checkpoint is in its place
 ]
 
+# One of each phase: the start, a save, the training between; the others are for the campaign.
+TELLING = (
+    "start:take_over:1",
+    "start:rewind:1",
+    "checkpoint:save_file:5",
+    "durable:commit:3",
+    "metrics:MetricsFile.write:5",
+)
+
 SpawnAt = Callable[..., subprocess.Popen[str]]
 
 
@@ -72,7 +81,9 @@ def contents(run: RunDir) -> dict[str, bytes]:
     return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "place", [pytest.param(place, marks=[] if place in TELLING else [pytest.mark.campaign]) for place in PLACES]
+)
 def test_a_process_that_was_held_up_and_wakes_up_later_writes_nothing(
     new_trial: NewTrial, start: SpawnAt, train: Callable[..., Trial], place: str
 ) -> None:
@@ -110,6 +121,7 @@ def test_an_old_attempt_that_wakes_up_beside_the_new_one_ends(new_trial: NewTria
     assert trial.tensor_files() == whole.tensor_files()
 
 
+@pytest.mark.campaign
 def test_of_two_ranks_that_wake_up_neither_writes(new_trial: NewTrial, start: SpawnAt) -> None:
     few = [*LONG, "training.train_steps=300"]
     whole, trial = new_trial(*few), new_trial(*few)
