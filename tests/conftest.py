@@ -15,6 +15,19 @@ NEEDS = {
     "browser": (browser.obstacle, "in a real browser", "TMRC_REQUIRE_BROWSER"),
 }
 
+# Files of a minute and more go first, the longest of all foremost: at the end no process waits for another's last file.
+LONG = (
+    "slurm/test_coming_back", "train/test_tracking", "launch/test_multirun", "slurm/test_sweeps",
+    "launch/test_supervise", "launch/test_local", "train/test_resume", "train/test_fence", "report/test_browser",
+    "train/test_nodes", "launch/test_submission", "launch/test_sync", "train/test_pulse", "launch/test_real_training",
+    "launch/test_drill", "launch/test_hydra_sweep", "train/test_training",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get("/".join(item.path.with_suffix("").parts[-2:]), len(LONG)))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, (obstacle, _, required) in NEEDS.items():
