@@ -323,6 +323,7 @@ def test_a_log_that_cannot_be_written_changes_nothing(new_trial: NewTrial, train
         ("auto", {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "offline"}, "offline"),
         ("auto", {"WANDB_API_KEY": "0" * 40}, "online"),
         ("auto", {"WANDB_API_KEY": "no key"}, "offline"),
+        ("auto", {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "no address"}, "offline"),
     ],
 )
 def test_auto_is_online_only_with_a_login_and_asks_no_server(

@@ -13,7 +13,7 @@ import os
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -143,17 +143,24 @@ def logged_in() -> bool:
     """Whether there is a login: an API key or a token in the environment, or in the home directory. Asks no server."""
     import wandb
 
-    settings = wandb.setup().settings
-    said, settings.silent = settings.silent, True  # else it asks the server for the name to greet, and waits for it
     with contextlib.redirect_stderr(io.StringIO()):
         try:
-            return bool(wandb.login(prompt=False, verify=False))
+            with _silent(wandb.setup().settings):
+                return bool(wandb.login(prompt=False, verify=False))
         except TypeError:  # of an earlier version
             return bool(wandb.api.api_key)
-        except Exception:  # a key that cannot be one
+        except Exception:  # a key that cannot be one, or a server's address
             return False
-        finally:
-            settings.silent = said
+
+
+@contextlib.contextmanager
+def _silent(settings: Any) -> Iterator[None]:
+    """Within, wandb greets nobody: it would ask the server for the name, and wait for it."""
+    before, settings.silent = settings.silent, True
+    try:
+        yield
+    finally:
+        settings.silent = before
 
 
 def require_answer() -> None:
