@@ -17,7 +17,6 @@ import errno
 import fcntl
 import json
 import os
-import re
 import socket
 import time
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any
 from launch.facts import read_object
 from launch.processes import alive, command_line, start_time
 from tmrc.config.errors import UserError
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,7 @@ def this_process(job_id: str | None, submitter: tuple[int, int | None] | None = 
 
 def newest_step(run: RunDir) -> int | None:
     """The step of the newest checkpoint that is there under its name, not verified; None without one."""
-    names = [entry.name for entry in run.checkpoints.iterdir()] if run.checkpoints.is_dir() else []
-    return max((int(match[1]) for name in names if (match := re.fullmatch(r"step_(\d+)", name))), default=None)
+    return max(checkpoint_steps(run), default=None)
 
 
 def read_owner(run: RunDir, number: int) -> Owner | None:

@@ -15,7 +15,7 @@ from tmrc.config.changes import PLACE, SPENT, Changes, differing, is_free, leave
 from tmrc.config.compose import compose
 from tmrc.config.errors import ConfigError
 from tmrc.config.load import find_config, load_config
-from tmrc.config.rundir import RunDir, read_jsonl
+from tmrc.config.rundir import RunDir, checkpoint_name, read_jsonl
 from tmrc.config.schema import Config
 from tmrc.config.yaml_file import read_yaml_mapping
 from tmrc.data.plan import DataPlan, require_same_shards
@@ -79,7 +79,7 @@ def trained_with(run: RunDir) -> dict[str, Any]:
 def newest_state(run: RunDir) -> dict[str, Any]:
     """The trainer's state in the newest checkpoint, not verified; empty where there is none."""
     step = newest_step(run)
-    return (read_object(run.checkpoints / f"step_{step:08d}" / "trainer.json") or {}) if step is not None else {}
+    return read_object(run.checkpoints / checkpoint_name(step) / "trainer.json") if step is not None else {}
 
 
 def require_same_data(run: RunDir, plan: DataPlan) -> None:

@@ -73,7 +73,7 @@ def _named(names: list[str]) -> str:
 
 def _listed(run: RunDir) -> dict[str, str]:
     """The files that were copied; empty for a run of an earlier version."""
-    found = read_object(run.code / LIST) or {}
+    found = read_object(run.code / LIST)
     return {name: digest for name, digest in found.items() if isinstance(digest, str)}
 
 

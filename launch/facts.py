@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 
 EVENTS = 1 << 14  # bytes at the end of events.jsonl that are read: some 100 events
 MORE_EVENTS = 1 << 18  # the same, where the attempt's start is not among these
@@ -164,10 +164,12 @@ def _losses(lines: Iterable[bytes], first: int) -> Iterator[Row]:
 
 def newest_checkpoint(run: RunDir) -> tuple[int, float] | None:
     """Step and time of the newest checkpoint that is there under its name."""
-    names = [name for name in _names(run.checkpoints) if re.fullmatch(r"step_[0-9]{8,15}", name)]
-    newest = max(names, key=lambda name: int(name[5:]), default=None)
-    made = _modified(run.checkpoints / newest) if newest else None
-    return (int(newest[5:]), made) if newest and made is not None else None
+    try:
+        step, path = next(iter(checkpoint_steps(run).items()))
+    except (OSError, StopIteration):
+        return None
+    made = _modified(path)
+    return None if made is None else (step, made)
 
 
 def read_object(path: Path, largest: int = LARGEST) -> Row:

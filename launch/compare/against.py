@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.compare.compare import Difference, compare, damage_of
+from launch.compare.difference import Difference, compare, damage_of
 from launch.compare.results import Results, read_results
 from tmrc.config.changes import differing
 from tmrc.config.errors import UserError, shown
@@ -58,8 +58,7 @@ def _extent(here: Results, steps: int) -> str:
     if here.checkpoint is None:
         lacking = "; neither has a checkpoint"
     else:
-        saved = int(here.checkpoint.name.removeprefix("step_"))
-        parts.append(f"weights, optimizer state{f' (both of step {saved:,})' if saved != steps else ''}")
+        parts.append(f"weights, optimizer state{f' (both of step {here.step:,})' if here.step != steps else ''}")
     if here.ledger is None:
         lacking += "; neither has a record of its samples"
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from launch.facts import read_object
 from tmrc.config.errors import DataError, UserError
-from tmrc.config.rundir import RunDir, read_jsonl
+from tmrc.config.rundir import RunDir, checkpoint_steps, read_jsonl
 
 MANIFEST = "manifest.json"
 STATE = "trainer.json"
@@ -25,7 +25,8 @@ class Results:
     rows: Sequence[Row]
     ledger: Sequence[bytes] | None  # None: the run keeps none
     first_record: int  # step of the ledger's first
-    checkpoint: Path | None
+    checkpoint: Path | None  # the newest one
+    step: int | None  # of that
     digests: Mapping[str, str]  # of the newest checkpoint's files, hashed anew
     state: Mapping[str, Any]
     listed: Mapping[str, Any]  # name -> what the checkpoint's manifest says of that file
@@ -34,8 +35,7 @@ class Results:
 def read_results(run: RunDir) -> Results:
     """Read and hash what is to be compared. Raises UserError for files that are no run's."""
     records, first = _ledger(run)
-    steps = steps_of(run)
-    checkpoint = steps[0] if steps else None
+    step, checkpoint = next(iter(checkpoint_steps(run).items()), (None, None))
     state = {} if checkpoint is None else read_object(checkpoint / STATE)
     listed = {} if checkpoint is None else read_object(checkpoint / MANIFEST).get("files")
     try:
@@ -43,15 +43,8 @@ def read_results(run: RunDir) -> Results:
         rows = read_jsonl(run.metrics)
     except OSError as error:
         raise UserError(f"{error.filename or run.path}: cannot be read: {error.strerror or error}") from None
-    return Results(run, rows, records, first, checkpoint, digests, state, listed if isinstance(listed, dict) else {})
-
-
-def steps_of(run: RunDir) -> list[Path]:
-    """The run's checkpoints, the newest first."""
-    if not run.checkpoints.is_dir():
-        return []
-    named = [path for path in run.checkpoints.iterdir() if path.name.startswith("step_") and path.name[5:].isdecimal()]
-    return sorted(named, key=lambda path: int(path.name[5:]), reverse=True)
+    listed = listed if isinstance(listed, dict) else {}
+    return Results(run, rows, records, first, checkpoint, step, digests, state, listed)
 
 
 def sha256(file: Path) -> str:
@@ -64,7 +57,7 @@ def sha256(file: Path) -> str:
 
 def _ledger(run: RunDir) -> tuple[list[bytes] | None, int]:
     """The records, and the step of the first."""
-    file = run.path / "ledger.bin"
+    file = run.ledger
     if not file.exists():
         return None, 1
     from tmrc.train.ledger import read_ledger

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from launch.compare.results import MANIFEST, steps_of
-from tmrc.config.rundir import RunDir
+from launch.compare.results import MANIFEST
+from tmrc.config.rundir import RunDir, checkpoint_name, checkpoint_steps
 
 PAGE = 4096  # bytes
 
@@ -23,14 +23,15 @@ def damage(checkpoint: Path, random: Random) -> str:
 
 def leave_rubbish(run: RunDir, random: Random) -> str:
     """What is no checkpoint, beside the checkpoints; returns in words what."""
-    steps = steps_of(run)
+    there = checkpoint_steps(run)
     run.checkpoints.mkdir(exist_ok=True)
-    newest = int(steps[0].name[5:]) if steps else 0
+    newest, steps, folder = max(there, default=0), list(there.values()), run.checkpoints
+    half, old = f".{checkpoint_name(newest + 1)}.tmp", f".attempt_0/{checkpoint_name(newest)}"
     kinds: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("a hidden half-written checkpoint", lambda: _half(run.checkpoints / f".step_{newest + 1:08d}.tmp", steps)),
-        ("a stray file", lambda: (run.checkpoints / "notes.txt").write_text("not a checkpoint\n")),
-        ("an older attempt's directory", lambda: _half(run.checkpoints / ".attempt_0" / f"step_{newest:08d}", steps)),
-        ("what was being removed", lambda: _half(run.checkpoints / ".ended_0_by_1" / "deleted_step_00000001", steps)),
+        ("a hidden half-written checkpoint", lambda: _half(folder / half, steps)),
+        ("a stray file", lambda: (folder / "notes.txt").write_text("not a checkpoint\n")),
+        ("an older attempt's directory", lambda: _half(folder / old, steps)),
+        ("what was being removed", lambda: _half(folder / ".ended_0_by_1" / "deleted_step_00000001", steps)),
     )
     words, make = random.choice(kinds)
     make()

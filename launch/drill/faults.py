@@ -9,12 +9,11 @@ import time
 from pathlib import Path
 
 from launch.attempts import last_attempt
-from launch.compare.results import steps_of
 from launch.drill.damage import damage, leave_rubbish
 from launch.drill.processes import Process, send_all, wait_until_gone
 from launch.drill.scene import Scene, Trouble, fault
 from launch.drill.twin import second_trainer
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 
 PATIENCE = 90.0  # seconds for processes to go: ranks whose torchrun has died have 60 to save
 
@@ -146,7 +145,7 @@ def refuses_a_second(scene: Scene) -> None:
 def _damage(scene: Scene, everything: bool, rubbish: bool) -> None:
     """Damage the newest checkpoint; the only one, or all, only as far as the run says so and can begin anew."""
     run = scene.run
-    if run is None or not (steps := steps_of(run)):
+    if run is None or not (steps := list(checkpoint_steps(run).values())):
         scene.say("there was no checkpoint yet")
         return
     if rubbish:

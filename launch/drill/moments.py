@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from launch.attempts import newest_step
 from launch.drill.course import Course
 from launch.drill.plan import Moment
 from launch.drill.watch import SAVING, VALIDATING, Sight, Watcher
@@ -49,10 +50,7 @@ def shown(moment: Moment, sight: Sight, seconds: float) -> str:
 
 def _resumes_at(watcher: Watcher) -> int:
     """The step that the attempt which begins goes on from, as far as it can be known now."""
-    if watcher.run is None or not watcher.run.checkpoints.is_dir():
-        return 0
-    names = [entry.name for entry in watcher.run.checkpoints.iterdir()]
-    return max((int(name[5:]) for name in names if name.startswith("step_") and name[5:].isdecimal()), default=0)
+    return (newest_step(watcher.run) if watcher.run else None) or 0
 
 
 def _reaches(step: int) -> Callable[[Sight], bool]:

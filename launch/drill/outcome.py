@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launch.compare.compare import Difference
+from launch.compare.difference import Difference
 from launch.compare.results import Results
 from launch.drill.course import Course
 from launch.drill.scene import Fault

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from launch.compare.compare import damage_of
+from launch.compare.difference import damage_of
 from launch.compare.results import MANIFEST, STATE, Results
 from launch.drill.course import Course
 from launch.facts import integer
@@ -34,9 +34,9 @@ def _checkpoint(results: Results, course: Course) -> Iterator[str]:
     listed = {*results.listed, MANIFEST}
     for name in sorted(results.digests.keys() - listed):
         yield f"{newest / name}: is not in the manifest"
-    if STATE not in results.digests or integer(dict(results.state), "step") != int(newest.name[5:]):
-        yield f"{newest / STATE}: does not tell of step {int(newest.name[5:])}"
-    if int(newest.name[5:]) != course.steps:
+    if STATE not in results.digests or integer(dict(results.state), "step") != results.step:
+        yield f"{newest / STATE}: does not tell of step {results.step}"
+    if results.step != course.steps:
         yield f"{newest}: is the newest checkpoint, though the run has finished at step {course.steps}"
 
 

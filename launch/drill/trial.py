@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from launch.attempts import last_attempt
-from launch.compare.compare import Difference, compare
+from launch.compare.difference import Difference, compare
 from launch.compare.results import read_results
 from launch.drill import moments
 from launch.drill.outcome import Blow, Outcome, Setting

@@ -10,14 +10,14 @@ from random import Random
 
 import pytest
 
-from launch.compare.compare import compare
-from launch.compare.results import read_results, sha256
+from launch.compare.difference import compare
+from launch.compare.results import MANIFEST, read_results, sha256
 from launch.drill.course import course_of
-from launch.drill.damage import DAMAGES, MANIFEST, steps_of
+from launch.drill.damage import DAMAGES
 from launch.drill.sound import require_sound
 from tests.train.conftest import Trial
 from tmrc.config.errors import UserError
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 from tmrc.train import durable
 from tmrc.train.saved import FILES
 
@@ -25,7 +25,7 @@ RECORD = 32  # bytes of a ledger's header, and of each of its records
 
 
 def newest(run: RunDir) -> Path:
-    return steps_of(run)[0]
+    return next(iter(checkpoint_steps(run).values()))
 
 
 def change(file: Path, place: int, bit: int = 1) -> None:

@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 
 from launch import local, processes
-from launch.attempts import Ending, begin_attempt, hold_lock, last_attempt, read_owner, refuse_running, this_process
+from launch.attempts import (
+    Ending,
+    begin_attempt,
+    hold_lock,
+    last_attempt,
+    newest_step,
+    read_owner,
+    refuse_running,
+    this_process,
+)
 from launch.code import copy_code
+from launch.facts import read_facts
 from launch.progress import State, amount, duration
 from launch.reports import NodeReport
 from launch.rundirs import git_state, new_run_id
@@ -21,7 +31,7 @@ from launch.tail import Tail
 from launch.verdict import verdict, why_silent
 from tests.launch.helpers import ROOT
 from tmrc.config.errors import UserError
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 from tmrc.config.schema import Config, LaunchConfig
 
 TORCHRUN_KILL = "E1122 torch/distributed/elastic: failed (exitcode: -9) local_rank: 1 (pid: 77) of binary: python"
@@ -209,3 +219,19 @@ def test_git_state(tmp_path: Path) -> None:
     (tmp_path / "launch/new.py").touch()
     state = git_state(tmp_path)
     assert state is not None and "+x = 1" in state["diff"] and state["untracked"] == ["launch/new.py"]
+
+
+def test_launcher_and_trainer_agree_on_what_is_a_checkpoint(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for name in (
+        "step_5",
+        "step_000000099",
+        "step_00000008x",
+        "damaged_step_00000009",
+        "step_00000007",
+        "step_00000003",
+    ):
+        (run.checkpoints / name).mkdir(parents=True)
+    assert list(checkpoint_steps(run)) == [7, 3] and newest_step(run) == 7
+    found = read_facts(run).checkpoint
+    assert found is not None and found[0] == 7

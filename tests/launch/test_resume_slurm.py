@@ -126,7 +126,7 @@ def test_a_run_whose_waiting_job_was_taken_off_the_queue_says_so_when_it_goes_on
 @pytest.mark.parametrize("how", [[], ["--dry-run"], ["--local"]])
 def test_an_end_that_lies_behind_the_run_is_refused_and_changes_nothing(tmp_path: Path, how: list[str]) -> None:
     run, env = submitted(tmp_path, "-c", "2")
-    (run.checkpoints / "step_5").mkdir(parents=True)
+    (run.checkpoints / "step_00000005").mkdir(parents=True)
     before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
     done = call("--resume", run.path, *how, "training.train_steps=4", env=env)
     assert (done.code, done.out) == (2, "") and len(done.err.splitlines()) == 1

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import time
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ EXIT_FINISHED = 0
 EXIT_CRASHED = 1
 EXIT_USER_ERROR = 2
 EXIT_WANTS_REQUEUE = 75
+_STEP_NAME = re.compile(r"step_([0-9]{8,15})")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,19 @@ class RunDir:
     def attempt(self, number: int) -> Path:
         """Directory of attempt `number`, counted from 1."""
         return self.path / "attempts" / str(number)
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the directory of the checkpoint of `step`."""
+    return f"step_{step:08d}"
+
+
+def checkpoint_steps(run: RunDir) -> dict[int, Path]:
+    """Step -> directory of all checkpoints of the run, newest first, not verified."""
+    if not run.checkpoints.is_dir():
+        return {}
+    named = {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _STEP_NAME.fullmatch(path.name))}
+    return {step: path for step, path in sorted(named.items(), reverse=True) if path.name == checkpoint_name(step)}
 
 
 def append_event(run: RunDir, event: str, **fields: Any) -> None:

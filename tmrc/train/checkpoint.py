@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tmrc.config.errors import CheckpointError
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_name, checkpoint_steps
 from tmrc.train import durable
 from tmrc.train.failures import DiskError, warn
 from tmrc.train.fence import Fence
 from tmrc.train.late import Patience, expected_step
-from tmrc.train.saved import FILES, TrainerState, checkpoint_name, checkpoint_steps
+from tmrc.train.saved import FILES, TrainerState
 
 Tensors = dict[str, Tensor]
 

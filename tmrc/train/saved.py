@@ -12,7 +12,6 @@ from tmrc.config.rundir import RunDir
 
 FILES = ("model.safetensors", "optimizer.safetensors", "trainer.json")
 TOKENIZER = "the data's tokenizer"  # noted beside the keys of the configuration
-_STEP_NAME = re.compile(r"step_([0-9]{8,15})")
 _ATTEMPT = re.compile(r"\.attempt_([0-9]{1,9})")
 
 
@@ -31,19 +30,6 @@ class TrainerState:
     scaler: dict[str, float] = dataclasses.field(default_factory=dict)  # of float16's loss scaler
     config: dict[str, Any] = dataclasses.field(default_factory=dict)  # key -> value of what decides what is computed
     ledger: str = ""  # the ledger's chain value after this step, hexadecimal; empty before there were ledgers
-
-
-def checkpoint_steps(run: RunDir) -> dict[int, Path]:
-    """Step -> directory of all checkpoints of the run, newest first, not verified."""
-    if not run.checkpoints.is_dir():
-        return {}
-    named = {int(match[1]): path for path in run.checkpoints.iterdir() if (match := _STEP_NAME.fullmatch(path.name))}
-    return {step: path for step, path in sorted(named.items(), reverse=True) if path.name == checkpoint_name(step)}
-
-
-def checkpoint_name(step: int) -> str:
-    """Name of the directory of the checkpoint of `step`."""
-    return f"step_{step:08d}"
 
 
 def begun_attempts(run: RunDir) -> dict[int, Path]:

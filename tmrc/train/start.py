@@ -14,7 +14,7 @@ import torch
 from tmrc.config.changes import Changes
 from tmrc.config.errors import UserError
 from tmrc.config.estimate import checkpoint_bytes
-from tmrc.config.rundir import RunDir, append_event
+from tmrc.config.rundir import RunDir, append_event, checkpoint_steps
 from tmrc.config.schema import Config
 from tmrc.data.plan import DataPlan, mismatches, plan_data
 from tmrc.model.build import parameter_count
@@ -37,7 +37,7 @@ from tmrc.train.ledger_file import rewind_ledger
 from tmrc.train.loop import Loop, Progress
 from tmrc.train.metrics import rewind
 from tmrc.train.same import circumstances, require_same_run, say_so
-from tmrc.train.saved import TrainerState, checkpoint_steps
+from tmrc.train.saved import TrainerState
 from tmrc.train.setup import Parts, build_parts, warm_up_batch
 from tmrc.train.sharing import Layout, lay_out, layout_of, shared_tensors
 from tmrc.train.stamps import compare_data, write_stamps

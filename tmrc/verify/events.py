@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_name
 from tmrc.train import durable
-from tmrc.train.saved import checkpoint_name
 from tmrc.verify.facts import Check, Facts, steps, whole
 
 

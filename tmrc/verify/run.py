@@ -9,10 +9,9 @@ from typing import Any
 
 from tmrc.config.errors import UserError
 from tmrc.config.progress import progress
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 from tmrc.data.batches import BatchReader
 from tmrc.train.samples import training_reader
-from tmrc.train.saved import checkpoint_steps
 from tmrc.verify.data import check_shards, check_tokens
 from tmrc.verify.events import check_events
 from tmrc.verify.facts import Check, Facts, gather, read_events

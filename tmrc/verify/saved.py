@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tmrc.config.errors import shown
-from tmrc.config.rundir import RunDir
+from tmrc.config.rundir import RunDir, checkpoint_steps
 from tmrc.train import durable
-from tmrc.train.saved import FILES, checkpoint_steps
+from tmrc.train.saved import FILES
 from tmrc.verify.facts import Check, Facts, Saved, steps
 from tmrc.verify.rows import Row
 from tmrc.verify.tensors import tensor_flaw

@@ -73,7 +73,7 @@ def _metrics(reference: Results, found: Results) -> Iterator[Difference]:
 
 def _samples(reference: Results, found: Results) -> Iterator[Difference]:
     """The ledgers' records: order and contents of the samples of each step."""
-    file = str(found.run.path / "ledger.bin")
+    file = str(found.run.ledger)
     if reference.ledger is None:
         return
     if found.ledger is None:
@@ -95,7 +95,7 @@ def _checkpoint(reference: Results, found: Results) -> Iterator[Difference]:
     if found.checkpoint is None:
         yield Difference(str(found.run.checkpoints), None, "holds no checkpoint")
         return
-    step = int(found.checkpoint.name[5:])
+    step = found.step
     if reference.checkpoint.name != found.checkpoint.name:
         yield Difference(str(found.run.checkpoints), step, "newest", reference.checkpoint.name, found.checkpoint.name)
         return
