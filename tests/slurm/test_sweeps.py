@@ -70,6 +70,8 @@ def tried(pool: Pool, slurm_data: Path) -> tuple[list[Path], list[Path], dict[st
         wait(lambda: all(said(run, "finished", "held") for run in runs), "the end of the points")
         other = [Path(job["run_dir"]) for job in calm["jobs"]]
         wait(lambda: all(said(run, "finished", "held") for run in other), "the end of the uninterrupted points")
+        running = ("squeue", "-h", "-t", "CF,R,CG", "-j", ids[0])  # its jobs have their last words to write
+        wait(lambda: not cluster.call(*running, check=False).strip(), "the end of the first point's job")
         cluster.call("scancel", ids[0].partition("_")[0], check=False)
     return runs, other, again
 
