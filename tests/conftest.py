@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -22,6 +23,13 @@ LONG = (
     "train/test_nodes", "launch/test_submission", "launch/test_sync", "train/test_pulse", "launch/test_real_training",
     "launch/test_drill", "launch/test_hydra_sweep", "train/test_training",
 )  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """What tests start must hear Ctrl-C and a hang-up, also where `nohup` or a shell's `&` has them ignored."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
