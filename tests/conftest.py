@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import settings
 
 from tests import browser
 from tests.slurm import install as slurm
@@ -23,6 +24,11 @@ LONG = (
     "train/test_nodes", "launch/test_submission", "launch/test_sync", "train/test_pulse", "launch/test_real_training",
     "launch/test_drill", "launch/test_hydra_sweep", "train/test_training",
 )  # fmt: skip
+
+
+# A slow machine is no failure, and what one run of the suite has tried the next one tries: campaigns draw at random.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 
 def pytest_configure() -> None:

@@ -30,7 +30,7 @@ from tmrc.config.schema import Config
 from tmrc.data.dataset import open_dataset
 
 QUICK = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
-LONG = settings(deadline=None, max_examples=1500, suppress_health_check=list(HealthCheck))
+LONG = settings(deadline=None, derandomize=False, max_examples=1500, suppress_health_check=list(HealthCheck))
 FEW = settings(QUICK, max_examples=15)
 MANY = settings(LONG, max_examples=600)
 

@@ -77,7 +77,7 @@ def call(*arguments: object, module: str = STANDIN, env: dict[str, str] | None =
     env = {"PYTHONPATH": str(ROOT), **(env or {})} if cwd != ROOT else env
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, cwd=cwd, env={**os.environ, **(env or {})},
+        capture_output=True, text=True, timeout=300, cwd=cwd, env={**os.environ, **(env or {})},
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
 
@@ -112,11 +112,11 @@ class Started:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def end(self) -> Done:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=240)
         return Done(self.process.returncode, out, err)
 
 
-def wait_for(condition: Callable[[], object], what: str, patience: float = 40.0) -> None:
+def wait_for(condition: Callable[[], object], what: str, patience: float = 240.0) -> None:
     """Wait until `condition` holds."""
     deadline = time.monotonic() + patience
     while not condition():

@@ -40,8 +40,9 @@ def make_run(path: Path, age: float = 0.0) -> Path:
 def work(tmp_path: Path) -> Path:
     """A working directory with runs, a sweep, a configuration, and names that are no names."""
     artifacts = tmp_path / "work/artifacts"
-    for name, age in (("toy-1-old", 3600.0), ("toy-2-new", 60.0), ("wide ünï", 7200.0), (f"bad {HOSTILE}", 9000.0)):
-        make_run(artifacts / name, age)
+    hours = {"toy-1-old": 3, "toy-2-new": 2, "wide ünï": 4, f"bad {HOSTILE}": 5}
+    for name, age in hours.items():
+        make_run(artifacts / name, age * 3600.0)
     for name in ("line\nbreak", "escape\x1b[2J", "tab\there", os.fsdecode(b"bytes\xff")):
         make_run(artifacts / name)
     sweep = artifacts / "grid-0123abcd"
@@ -87,7 +88,7 @@ def test_runs_come_newest_first_and_nothing_that_would_break_a_line(work: Path) 
     help_of = dict(
         row.split("\t") for row in tmrc("completion", "fish", "--line", "tmrc logs toy", cwd=work).out.split("\n")[:-1]
     )
-    assert help_of == {"toy-2-new": "1m00s old", "toy-1-old": "1h00m old"}
+    assert help_of == {"toy-2-new": "2h00m old", "toy-1-old": "3h00m old"}
 
 
 def test_runs_of_sweeps(work: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -44,11 +43,12 @@ def test_ctrl_c_and_resume_give_the_losses_of_an_undisturbed_run(tmp_path: Path)
 
 @pytest.mark.slow
 def test_status_tells_where_the_time_of_a_killed_and_resumed_run_went(tmp_path: Path) -> None:
-    training = {"train_steps": 10**6, "epochs": 10**6, "val_interval": 500, "save_every": 3}
+    training = {"train_steps": 10**6, "epochs": 10**6, "val_interval": 500, "save_every": 4}
     started = Started(write_config(tmp_path, training=training), module=REAL)
     run = started.run_dir
     wait_for(lambda: (run / "events.jsonl").exists() and events(run, "checkpoint"), "a checkpoint")
-    time.sleep(1.5)  # the sums are written once a second
+    saved, spent = events(run, "checkpoint")[0]["spent"]["step"], run / "attempts/1/spent.json"
+    wait_for(lambda: json.loads(spent.read_text())["seconds"]["step"] > saved + 0.6, "steps after it")
     os.kill(int((run / "attempts/1/rank_0.pid").read_text().split()[1]), signal.SIGKILL)
     assert started.end().code == 1
     (said,) = events(run, "goodput")

@@ -70,11 +70,19 @@ def test_bash_becomes_the_supervisor(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_during_set_up_is_passed_on(tmp_path: Path, signum: signal.Signals) -> None:
-    run, config = make_run(tmp_path, setup=[f"touch {tmp_path / 'begun'}", "sleep 0.5", f"touch {tmp_path / 'ended'}"])
+    run, config = make_run(
+        tmp_path,
+        setup=[
+            f"touch {tmp_path / 'begun'}",
+            f"until [ -e {tmp_path / 'go'} ]; do sleep 0.05; done",
+            f"touch {tmp_path / 'ended'}",
+        ],
+    )
     process = start(tmp_path, render(run, config))
     wait_for((tmp_path / "begun").exists, "set-up")
     process.send_signal(signum)
-    out, err = process.communicate(timeout=30)
+    (tmp_path / "go").touch()
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert json.loads(out)["early"] == signum.name.removeprefix("SIG") and (tmp_path / "ended").exists()
 

@@ -219,12 +219,17 @@ def test_waiting_never_holds_a_process(body: str, code: int) -> None:
 
 
 def test_bytes_are_counted_on_stderr_once_it_takes_long() -> None:
-    code = (
-        "import time\nfrom tmrc.config import progress as p\np.PATIENCE = 0.2\n"
+    begin = "from tmrc.config import progress as p\np.PATIENCE = 0.2\n"
+    count = (
         "with p.progress('reading', 4_000_000) as advance:\n"
-        "    for n in range(1, 5): advance(n * 1_000_000); time.sleep(0.15)\n"
+        "    for n in range(1, 5): advance(n * 1_000_000); wait(0.15)\n"
     )
-    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    by_hand = "import types\nnow = 0.0\ndef wait(seconds):\n    global now\n    now += seconds\n"
+    by_hand += "p.time = types.SimpleNamespace(monotonic=lambda: now)\n"
+    code = f"{begin}from time import sleep as wait\n{count}"
+    piped = subprocess.run(
+        [sys.executable, "-c", begin + by_hand + count], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert piped.stderr == "reading: 3 of 4 MB\n"
     terminal, other = pty.openpty()
     subprocess.run(

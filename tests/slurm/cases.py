@@ -253,7 +253,7 @@ CASES = (
     Case("SIGKILL of torchrun", kill_torchrun, ("killed",), lost=None, training=SAVING),
     Case("SIGKILL of the step", kill_step, ("killed",), lost=None, training=SAVING),
     Case("SIGKILL in a checkpoint", kill_step, ("killed",), lost=None, hold="checkpoint", training=SAVING),
-    Case("hang", stand_still, ("hang",), lost=None, hold="checkpoint", training=SAVING | {"hang_timeout": 40}),
+    Case("hang", stand_still, ("hang",), lost=None, hold="checkpoint", training=SAVING | {"hang_timeout": 90}),
     Case("first node off", first_node_off, LOST, lost=None, training=SAVING),
     Case("last node off", last_node_off, ("node_failure",), lost=None, training=SAVING, multi_node_only=True),
     Case("slurmctld down", controller_down, ("signal",), alone=True),

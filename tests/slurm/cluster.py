@@ -101,13 +101,20 @@ class Cluster:
 
     def call(self, *words: object, check: bool = True) -> str:
         """What a Slurm command prints. Raises CalledProcessError."""
-        environment = {**os.environ, **self.env}
-        done = subprocess.run(
-            [str(word) for word in words], env=environment, text=True, capture_output=True, timeout=60
-        )
+        done = self._run(*words)
         if check and done.returncode:
             raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
         return done.stdout
+
+    def has_no_job(self, *which: str) -> bool:
+        """Whether squeue says that there is none; a controller that does not answer has said nothing."""
+        done = self._run("squeue", "-h", *which)
+        return not done.stdout.strip() and (done.returncode == 0 or "Invalid job id" in done.stderr)
+
+    def _run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **self.env}
+        command = [str(word) for word in words]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60)
 
     def states(self) -> dict[str, str]:
         """Node -> state, as sinfo says it; nothing while the controller does not answer."""

@@ -157,8 +157,8 @@ class Live:
         """Until Slurm has no job of the run and no process of it is left."""
         names = ("-n", ",".join(self._names))
         # With process groups nobody but the rank itself ends what its torchrun has left (tmrc.train.stop).
-        leaving = 75.0 if self.cluster.options.proctrack == "pgid" else 15.0
-        self.wait(lambda: not self.cluster.call("squeue", "-h", *names, check=False).strip(), "the job's end")
+        leaving = 75.0 if self.cluster.options.proctrack == "pgid" else 30.0
+        self.wait(lambda: self.cluster.has_no_job(*names), "the job's end")
         self.wait(lambda: not self.cluster.processes(*self.nodes), "the end of all processes", leaving)
 
     def abandon(self) -> None:

@@ -62,7 +62,7 @@ def tried(pool: Pool, slurm_data: Path) -> tuple[list[Path], list[Path], dict[st
         rough = submit(cluster, file, "--parallel", "2")
         runs = [Path(job["run_dir"]) for job in rough["jobs"]]
         ids = [str(job["job_id"]) for job in rough["jobs"]]
-        wait(lambda: any(len(exact(run)) >= 4 for run in runs[:2]), "steps of a first point")
+        wait(lambda: len(exact(runs[0])) >= 4, "steps of the first point")
         cluster.call("scancel", "--signal=TERM", ids[0])  # saves, goes back to the queue
         wait(lambda: len(exact(runs[1])) >= 4 or said(runs[1], "finished"), "steps of the second point")
         cluster.call("scontrol", "requeue", ids[1], check=False)
@@ -70,8 +70,8 @@ def tried(pool: Pool, slurm_data: Path) -> tuple[list[Path], list[Path], dict[st
         wait(lambda: all(said(run, "finished", "held") for run in runs), "the end of the points")
         other = [Path(job["run_dir"]) for job in calm["jobs"]]
         wait(lambda: all(said(run, "finished", "held") for run in other), "the end of the uninterrupted points")
-        running = ("squeue", "-h", "-t", "CF,R,CG", "-j", ids[0])  # its jobs have their last words to write
-        wait(lambda: not cluster.call(*running, check=False).strip(), "the end of the first point's job")
+        running = ("-t", "CF,R,CG", "-j", ids[0])  # its jobs have their last words to write
+        wait(lambda: cluster.has_no_job(*running), "the end of the first point's job")
         cluster.call("scancel", ids[0].partition("_")[0], check=False)
     return runs, other, again
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -91,11 +92,22 @@ def test_term_and_int_save_as_well(new_trial: NewTrial, number: signal.Signals) 
     assert len(trial.saved_steps()) == 1
 
 
+def wait_until_it_listens(pid: int) -> None:
+    """Return when the process holds back the signal that asks it to stop."""
+    deadline = time.monotonic() + 90
+    while True:
+        (held,) = re.findall(r"^SigBlk:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        if int(held, 16) >> (signal.SIGUSR2 - 1) & 1:
+            return
+        assert time.monotonic() < deadline, "it does not come to hold back the signal"
+        time.sleep(0.005)
+
+
 def test_a_signal_during_start_up_is_not_lost(new_trial: NewTrial) -> None:
     whole, cut = new_trial(), new_trial()
     finish(spawn(whole))
     process = spawn(cut)
-    time.sleep(0.5)  # imports take longer than that
+    wait_until_it_listens(process.pid)  # long before it has imported everything
     process.send_signal(signal.SIGUSR2)
     finish(process, expect=75)
     assert cut.saved_steps() == []  # there was nothing to save

@@ -64,6 +64,7 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # where a login would be kept
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 300.0)  # wandb is slow to start on a busy machine
 
 
 @pytest.fixture
