@@ -128,9 +128,10 @@ def _remove(run: RunDir, folder: Path) -> None:
     if folder.is_symlink():  # what it leads to is not ours
         folder.unlink(missing_ok=True)
         return
-    for path in folder.glob("damaged_*"):
-        with contextlib.suppress(OSError):
-            path.rename(_free_name(run, path.name))
+    with contextlib.suppress(FileNotFoundError):  # another attempt that begins removes it too
+        for path in list(folder.glob("damaged_*")):
+            with contextlib.suppress(OSError):
+                path.rename(_free_name(run, path.name))
     shutil.rmtree(folder, ignore_errors=True)
 
 
