@@ -31,6 +31,11 @@ settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
 
+# wandb's reports of its errors and torchrun's questions for this machine's name go to servers that may be silent.
+os.environ["WANDB_ERROR_REPORTING"] = "false"
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+
+
 def pytest_configure() -> None:
     """What tests start must hear Ctrl-C and a hang-up, also where `nohup` or a shell's `&` has them ignored."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):

