@@ -30,8 +30,7 @@ LONG = (
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
-
-# wandb's reports of its errors and torchrun's questions for this machine's name go to servers that may be silent.
+# What wandb's own commands report, and torchrun's questions for this machine's name, go to servers that may be silent.
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 

@@ -350,6 +350,17 @@ def test_auto_is_online_only_with_a_login_and_asks_no_server(
             server.accept()
 
 
+@pytest.mark.parametrize(("given", "kept"), [(None, "false"), ("true", "true")])
+def test_wandb_reports_its_own_errors_to_nobody_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, kept: str
+) -> None:
+    from tmrc.train.wandb_run import forget_the_job
+
+    monkeypatch.setattr(os, "environ", {} if given is None else {"WANDB_ERROR_REPORTING": given})
+    forget_the_job()
+    assert os.environ["WANDB_ERROR_REPORTING"] == kept
+
+
 def test_a_run_directory_is_all_that_a_claim_needs(tmp_path: Path) -> None:
     from tmrc.train.claim import SYNC, Claim
 

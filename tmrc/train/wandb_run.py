@@ -127,6 +127,8 @@ def forget_the_job() -> None:
     """Take out of this process's environment what wandb is not to know, or would take for its own."""
     for name in [name for name in os.environ if _NOT_FOR_WANDB.match(name)]:
         del os.environ[name]
+    # At its end it would look for the server that takes its own errors, and wait where a node has no way out.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def choose_mode(config: WandbConfig) -> Mode:
