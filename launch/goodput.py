@@ -69,11 +69,10 @@ def _advice(found: RunAccount, run: RunDir) -> list[tuple[str, str]]:
         given = _configured(run)
     if best is None or given is None or 1 / MARKED < best / given < MARKED:
         return []
-    cost = found.save_seconds / found.saves
+    cost = found.stall_seconds / found.saves
     times = "once" if found.interruptions == 1 else f"{found.interruptions} times"
-    why = (
-        f"a save takes {_short(cost)}, and unsaved steps were lost {times} in {duration(found.allocated)} on its nodes"
-    )
+    lost = f"unsaved steps were lost {times} in {duration(found.allocated)} on its nodes"
+    why = f"a save holds training up for {_short(cost)}, and {lost}"
     return [("save_every", f"{float(f'{best:.2g}'):g} seconds would lose less time than {given:g}: {why}")]
 
 

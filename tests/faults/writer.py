@@ -14,6 +14,7 @@ from tmrc.config.schema import OptimizerConfig
 from tmrc.train.checkpoint import (
     Checkpoint,
     TrainerState,
+    files_of,
     load_model,
     load_optimizer,
     load_state,
@@ -79,12 +80,12 @@ def attempt(path: str, number: int, until: int = 2, keep: int = KEEP) -> Found:
     ledger = rewind_ledger(fence, step, state.ledger if state else "", ORIGIN)
     set_aside(fence, step)
     found = Found(step, [row["step"] for row in read_jsonl(run.metrics)], ledger.problem)
-    keeper = Keeper(fence, metrics, ledger, keep)
+    keeper = Keeper(fence, metrics, ledger, keep, torch.device("cpu"))
     keeper.event("resumed" if state else "started", step)
     for done in range(step + 1, until + 1):
         keeper.record(done, Sums(order=done))
         keeper.write({"step": done, "loss": float(done), "tokens_per_s": 1.0})
-        assert keeper.save(*trained(done), replace(STATE, step=done, ledger=keeper.ledger_head), patience=0.0)
+        assert keeper.save(files_of(*trained(done)), replace(STATE, step=done, ledger=keeper.ledger_head), patience=0.0)
         append_event(run, "durable", step=done)  # what the test goes by
     keeper.close()
     return found

@@ -19,6 +19,7 @@ from tmrc.train import durable
 from tmrc.train.checkpoint import (
     Checkpoint,
     TrainerState,
+    files_of,
     find_checkpoint,
     load_model,
     load_optimizer,
@@ -51,7 +52,7 @@ def trained(seed: int, precision: str = "float32") -> tuple[nn.Module, torch.opt
 
 
 def save(run: RunDir, step: int = 1, seed: int = 0) -> Path:
-    return save_checkpoint(fence_of(run), *trained(seed), dataclasses.replace(STATE, step=step))
+    return save_checkpoint(fence_of(run), files_of(*trained(seed)), dataclasses.replace(STATE, step=step))
 
 
 def fence_of(run: RunDir) -> Fence:
@@ -61,7 +62,7 @@ def fence_of(run: RunDir) -> Fence:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_is_saved_comes_back_bit_for_bit(run: RunDir, precision: str) -> None:
     model, optimizer = trained(0, precision)
-    path = save_checkpoint(fence_of(run), model, optimizer, STATE)
+    path = save_checkpoint(fence_of(run), files_of(model, optimizer), STATE)
     found = newest_checkpoint(run)
     assert found == Checkpoint(path, 1)
     assert path.name == "step_00000001"

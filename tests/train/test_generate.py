@@ -70,7 +70,7 @@ def run_path(tmp_path: Path) -> Path:
     model = build_model(config)
     optimizer = torch.optim.AdamW(model.parameters())
     state = checkpoint.TrainerState(7, 56, 8, 1, 1, torch.__version__, "")
-    checkpoint.save_checkpoint(take_over(run, 1), model, optimizer, state)
+    checkpoint.save_checkpoint(take_over(run, 1), checkpoint.files_of(model, optimizer), state)
     return run.path
 
 

@@ -19,6 +19,7 @@ from tmrc.config.traces import Spent, Trace, Traces, Wish, read_traces
 BUCKETS = ("queue", "start", "compile", "data_wait", "step", "validation", "save", "lost", "idle")
 MEASURED = ("start", "compile", "data_wait", "step", "validation", "save")  # what rank 0 measures
 UNDOABLE = ("step", "validation", "data_wait")  # what is done again after a fall back to a checkpoint
+MOST_WRITING = 0.1  # share of the time in which a checkpoint may be being written, beside training
 QUIET = 7200.0  # seconds without a sign of life after which an attempt is taken for dead where nobody has looked
 Place = Literal["running", "queued", "over"]
 
@@ -50,7 +51,7 @@ class RunAccount:
     """A run: its attempts, and `seconds` of each bucket over all of them and the queue.
 
     `interruptions` counts the attempts that lost state because they could not save before they ended. `saves`
-    checkpoints took `save_seconds` together.
+    checkpoints took `save_seconds` together, `stall_seconds` of which training stood still.
     """
 
     seconds: dict[str, float]
@@ -58,6 +59,7 @@ class RunAccount:
     interruptions: int
     saves: int = 0
     save_seconds: float = 0.0
+    stall_seconds: float = 0.0
 
     @property
     def wall(self) -> float:
@@ -85,15 +87,18 @@ class RunAccount:
 def recommended_save_every(accounts: Iterable[RunAccount]) -> float | None:
     """Seconds between checkpoints that lose the least time, from what runs of one kind (a sweep) have met together.
 
-    The cost of a save is the mean of all measured ones. The time between interruptions is that on nodes divided by the
-    number of interruptions that lost state; those that were warned and saved first do not count. None without either.
+    The cost of a save is the time that it holds training up, the mean of all measured ones. The time between
+    interruptions is that on nodes divided by the number of interruptions that lost state; those that were warned and
+    saved first do not count. None without either. Never so short that a checkpoint is being written for more than a
+    tenth of the time.
     """
     found = list(accounts)
     saves, interruptions = sum(one.saves for one in found), sum(one.interruptions for one in found)
-    cost, allocated = sum(one.save_seconds for one in found), sum(one.allocated for one in found)
+    cost, allocated = sum(one.stall_seconds for one in found), sum(one.allocated for one in found)
     if not saves or not interruptions or cost <= 0 or allocated <= 0:
         return None
-    return best_interval(cost / saves, allocated / interruptions)
+    writing = sum(one.save_seconds for one in found) / saves
+    return max(best_interval(cost / saves, allocated / interruptions), writing / MOST_WRITING)
 
 
 def best_interval(cost: float, between: float) -> float:
@@ -131,9 +136,10 @@ def account(run: RunDir, now: float | None = None, place: Place | None = None) -
         attempts.append(_attempt(trace, span, queued[index], _kept(traces.attempts, index)))
     seconds = {name: math.fsum(one.seconds[name] for one in attempts) for name in BUCKETS}
     seconds["queue"] += queued[-1]
-    saves = [saved.seconds for trace in traces.attempts for saved in trace.saved if saved.seconds is not None]
+    saves = [saved for trace in traces.attempts for saved in trace.saved if saved.seconds is not None]
+    writing, stall = (math.fsum(getattr(saved, name) or 0.0 for saved in saves) for name in ("seconds", "stall"))
     lost = sum(one.interrupted for one in attempts)
-    return RunAccount(seconds, tuple(attempts), lost, len(saves), math.fsum(saves))
+    return RunAccount(seconds, tuple(attempts), lost, len(saves), writing, stall)
 
 
 @dataclass(frozen=True)
@@ -248,7 +254,7 @@ def _unmeasured(trace: Trace, span: _Span) -> dict[str, float]:
     seconds = dict.fromkeys(BUCKETS, 0.0)
     seconds["start"] = (span.ended if trace.trains_from is None else trace.trains_from) - span.began
     seconds["start"] = max(0.0, seconds["start"])
-    seconds["save"] = math.fsum(saved.seconds or 0.0 for saved in trace.saved)
+    seconds["save"] = math.fsum(saved.stall or 0.0 for saved in trace.saved)
     return seconds
 
 
@@ -259,12 +265,14 @@ def _undone(trace: Trace, seconds: Mapping[str, float], kept: int | None) -> dic
         return {}
     good = [saved for saved in trace.saved if kept is None or saved.step <= kept]
     base = good[-1].step if good else trace.first_step
-    if kept is not None and base is not None and kept > base and kept >= spent.step:
-        return {}  # the run went on from a checkpoint that was whole, but killed before its event
+    share = 1.0
+    if kept is not None and base is not None and base < kept:
+        # The run went on from a checkpoint that was whole, but killed before its event: by then it may have gone on.
+        share = max(0.0, (spent.step - kept) / (spent.step - base)) if spent.step > base else 0.0
     by_then: Mapping[str, float] | None = good[-1].spent if good else {}
     if by_then is None:
         return {}  # an event of a version that did not say
-    return {name: max(0.0, seconds[name] - by_then.get(name, 0.0)) for name in UNDOABLE}
+    return {name: share * max(0.0, seconds[name] - by_then.get(name, 0.0)) for name in UNDOABLE}
 
 
 def _fit(seconds: dict[str, float], length: float) -> None:

@@ -40,10 +40,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint of `step`: what it took in seconds, and what the attempt had spent by then, where the event says."""
+    """A checkpoint of `step`, where the event says: the seconds it took, those of them in which training stood still
+    (all of them in versions that did not write beside training), and what the attempt had spent by then.
+    """
 
     step: int
     seconds: float | None
+    stall: float | None
     spent: Mapping[str, float] | None
 
 
@@ -154,7 +157,9 @@ def _checkpoint(row: Row) -> int | None:
 
 def _saved(row: Row, step: int) -> Saved:
     spent = row.get("spent")
-    return Saved(step, moment(row.get("seconds")), _durations(spent) if isinstance(spent, dict) else None)
+    seconds, stall = moment(row.get("seconds")), moment(row.get("stall"))
+    stall = seconds if stall is None else stall
+    return Saved(step, seconds, stall, _durations(spent) if isinstance(spent, dict) else None)
 
 
 def _wish(row: Row) -> Wish | None:

@@ -28,6 +28,7 @@ from tmrc.train.late import Patience, expected_step
 from tmrc.train.saved import FILES, TrainerState
 
 Tensors = dict[str, Tensor]
+Files = Mapping[str, Tensors]  # name of a file of a checkpoint -> what is in it
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,12 @@ def _refuse_to_start_again(run: RunDir, flaws: list[tuple[Path, durable.Flaw]], 
     )
 
 
-def save_checkpoint(fence: Fence, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainerState) -> Path:
+def files_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> Files:
+    """The tensors of a checkpoint by file, not copied."""
+    return dict(zip(FILES, (model_tensors(model), optimizer_tensors(model, optimizer)), strict=False))
+
+
+def save_checkpoint(fence: Fence, files: Files, state: TrainerState) -> Path:
     """Write a checkpoint; it is durable when this returns. Raises OSError; earlier checkpoints are not touched."""
     final = fence.run.checkpoints / checkpoint_name(state.step)
     if os.path.lexists(final):
@@ -136,7 +142,7 @@ def save_checkpoint(fence: Fence, model: nn.Module, optimizer: torch.optim.Optim
     draft = fence.draft(final.name)
     try:
         durable.write_json(draft / "trainer.json", dataclasses.asdict(state))
-        for name, tensors in zip(FILES, (model_tensors(model), optimizer_tensors(model, optimizer)), strict=False):
+        for name, tensors in files.items():
             save_file(tensors, draft / name)
             with contextlib.suppress(OSError):  # safetensors lets nobody else read it, whatever the umask says
                 (draft / name).chmod((draft / "trainer.json").stat().st_mode)

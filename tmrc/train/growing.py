@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 from tmrc.train import durable
@@ -18,11 +19,13 @@ class GrowingFile:
     that has been shut out has a file without a name, and can never open the next one's by mistake.
 
     While the disk is full, what is appended waits in memory and goes to the file, in order, as soon as there is room.
+    One thread may append while another syncs.
     """
 
     def __init__(self, fence: Fence, final: Path, content: bytes = b"") -> None:
         fresh = fence.folder / final.name
         self._waiting = bytearray(content)
+        self._lock = threading.Lock()  # of what is waiting; a sync, which can take long, does not hold it
         self._fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             self.sync()
@@ -36,7 +39,8 @@ class GrowingFile:
 
     def add(self, data: bytes) -> None:
         """Append `data`, to be read by others after `flush`."""
-        self._waiting += data
+        with self._lock:
+            self._waiting += data
 
     def flush(self) -> None:
         """Let others read what was added, as far as the disk has room. Raises OSError for anything but a full disk."""
@@ -59,6 +63,7 @@ class GrowingFile:
             os.close(self._fd)
 
     def _write(self) -> None:
-        while self._waiting:
-            written = os.write(self._fd, self._waiting)
-            del self._waiting[:written]
+        with self._lock:
+            while self._waiting:
+                written = os.write(self._fd, self._waiting)
+                del self._waiting[:written]

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from tmrc.config.estimate import flops_per_token
 from tmrc.train.batch import HostBatch, count_targets, to_device
+from tmrc.train.checkpoint import Files, files_of
 from tmrc.train.distributed import all_reduce, gather
 from tmrc.train.failures import NonFiniteError
 from tmrc.train.feed import Feed
@@ -43,7 +44,7 @@ class Progress:
 
     step: int = 0
     validation_due: bool = True  # the validation that belongs to `step` has not been run
-    saved_step: int = -1
+    resumed_step: int = 0  # that there was a checkpoint of when the attempt began
     saved_at: float = field(default_factory=time.monotonic)
 
 
@@ -90,6 +91,8 @@ class Loop:
             self._throughput.waited(time.perf_counter() - began)
             self._propose(hosts)
             result = self._train_step(hosts)
+            if progress.step == progress.resumed_step + 1:
+                self._prepare_saves()
             if not self._after_step(result):
                 return self._stop()
         self._save_at_last(self._training.save_every)
@@ -118,6 +121,8 @@ class Loop:
                 mask = parts.build_mask(batch.document_ids_BT)
                 parts.probe.check(parts.reader, host, batch, mask, f"step {step + 1}")
             losses.append(parts.stepper.backward(batch, host.index, step, scale, position == len(hosts) - 1))
+        if self._keeper:
+            self._keeper.protect()
         rate = learning_rate(step, parts.plan.total_steps, parts.config.optimizer.lr, self._training)
         parts.world.pulse("updating the weights")
         norm = parts.stepper.update(step, rate)
@@ -127,6 +132,7 @@ class Loop:
     def _after_step(self, result: StepResult) -> bool:
         """Log, validate and save as is due after a step. False when all ranks agreed to stop."""
         progress, training = self.progress, self._training
+        self._look_after_save()
         self.parts.world.pulse("agreeing with the other ranks")
         decision = self._agreement.decide()
         if self._keeper:
@@ -145,7 +151,7 @@ class Loop:
         if progress.validation_due and not self._validate():
             return False
         if decision.save and not at_end:
-            self._save(self._training.save_every)
+            self._save()
         return True
 
     def _log(self, result: StepResult) -> None:
@@ -206,36 +212,58 @@ class Loop:
         waited = time.monotonic() - self.progress.saved_at
         return self.parts.world.leads and self._training.save_model and waited >= self._training.save_every
 
+    def _prepare_saves(self) -> None:
+        """After the first step, since an optimizer has no state before."""
+        if self._keeper and self._training.save_model:
+            self._keeper.prepare(self._files())
+
+    def _look_after_save(self, wait: bool = False) -> bool:
+        """See to the checkpoint that is being written, if there is one. False when the disk had no room for it.
+
+        Raises DiskError when there has been none for too long.
+        """
+        if self._keeper is None or self._keeper.settle(self._training.save_every, wait):
+            return True
+        save_every = self._training.save_every
+        self.progress.saved_at = time.monotonic() - save_every + min(save_every, TRY_AGAIN)
+        return False
+
+    def _save(self) -> None:
+        """Begin to write a checkpoint of the current step. Training goes on as soon as its state is copied."""
+        self._require_finite()
+        self.parts.world.pulse("writing a checkpoint")
+        if self._keeper and self._look_after_save(wait=True):  # never two at once
+            self._keeper.begin_save(self._files(), self._state(self._keeper.ledger_head))
+            self.progress.saved_at = time.monotonic()
+        self._throughput.start()
+
     def _save_at_last(self, patience: float) -> None:
         """The save after which training ends: while the disk is full, wait for room."""
-        while not self._save(patience):
+        while not self._save_and_wait(patience):
             time.sleep(min(LOOK_FOR_ROOM, patience))
             if self._interrupted():
                 patience = min(patience, PATIENCE_WHEN_STOPPED)
 
-    def _save(self, patience: float) -> bool:
-        """Write a checkpoint of the current step, unless it is there, nothing is trained, or saving is off.
+    def _save_and_wait(self, patience: float) -> bool:
+        """Have a durable checkpoint of the current step, unless nothing is trained or saving is off.
 
         False, on every rank, when the disk is full and has been so for less than `patience` seconds. Raises DiskError.
         """
         parts, progress = self.parts, self.progress
         if self._keeper:
             self._keeper.require()
-        if not self._training.save_model or progress.step in (0, progress.saved_step):
+        if not self._training.save_model or progress.step == progress.resumed_step:
             return True
         self._require_finite()
         parts.world.pulse("writing a checkpoint")
         saved = True
         if self._keeper:
-            state = self._state(self._keeper.ledger_head)
-            saved = self._keeper.save(parts.model, parts.optimizer, state, patience)
+            saved = self._keeper.save(self._files(), self._state(self._keeper.ledger_head), patience)
         parts.world.pulse("waiting for the checkpoint")
-        saved = self._agreement.all_agree(saved)  # nobody leaves while rank 0 still writes
-        now, save_every = time.monotonic(), self._training.save_every
-        progress.saved_at = now if saved else now - save_every + min(save_every, TRY_AGAIN)
-        progress.saved_step = progress.step if saved else progress.saved_step
-        self._throughput.start()
-        return saved
+        return self._agreement.all_agree(saved)  # nobody leaves while rank 0 still writes
+
+    def _files(self) -> Files:
+        return files_of(self.parts.model, self.parts.optimizer)
 
     def _state(self, ledger_head: str) -> TrainerState:
         parts, progress = self.parts, self.progress

@@ -171,7 +171,8 @@ class Start:
         if state is None or not state.ledger:  # else it was there, and nobody knows any more what it said
             write_stamps(fence, parts.plan)
         set_aside(fence, progress.step)
-        keeper = Keeper(fence, metrics, ledger, self.config.training.keep_checkpoints, self.world.pulse.spent)
+        keep, spent = self.config.training.keep_checkpoints, self.world.pulse.spent
+        keeper = Keeper(fence, metrics, ledger, keep, self.world.device, spent)
         _say_started(keeper, parts, state, self._course, passed_over)
         if ledger.problem:
             warn(f"{ledger.problem}; another one begins after step {progress.step:,}")
