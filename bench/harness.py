@@ -120,9 +120,10 @@ class Figure:
         """One line for a person."""
         show = duration if self.unit == "s" else lambda value: f"{number(value)} {self.unit}"
         spread = f" ({show(min(self.values))} to {show(max(self.values))})" if len(self.values) > 1 else ""
-        aim = f", aim {self.aim.kind} {show(self.aim.value)}: {'reached' if self.reached else 'MISSED'}"
+        verdict = "reached" if self.reached else "MISSED"
+        aim = f", aim {self.aim.kind} {show(self.aim.value)}: {verdict}" if self.aim else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.what}: {show(statistics.median(self.values))}{spread}{aim if self.aim else ''}{note}"
+        return f"{self.what}: {show(statistics.median(self.values))}{spread}{aim}{note}"
 
     def as_json(self) -> dict[str, Any]:
         """Every number, for `--json`."""

@@ -51,9 +51,12 @@ def checkpoint_bytes(config: Config) -> int | None:
 
 
 def save_seconds(config: Config) -> float | None:
-    """Seconds from the request to stop to a durable checkpoint, on a slow file system."""
+    """Seconds from the request to stop to a durable checkpoint, on a slow file system.
+
+    Two are written in that time when the request comes as one has been begun.
+    """
     size = checkpoint_bytes(config)
-    return None if size is None else size / SAVE_BYTES_PER_SECOND + SAVE_MARGIN
+    return None if size is None else 2 * size / SAVE_BYTES_PER_SECOND + SAVE_MARGIN
 
 
 def warning_seconds(config: Config) -> int:

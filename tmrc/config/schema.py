@@ -186,7 +186,7 @@ class LaunchConfig:
     warning: int | Literal["auto"] = key(
         "auto",
         "seconds before the time limit at which the job saves and goes back to the queue; auto is 120, "
-        "or as long as a checkpoint takes where that is more",
+        "or as long as two checkpoints take where that is more",
         at_least=1,
         at_most=65_535,
     )
