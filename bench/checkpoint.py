@@ -1,7 +1,7 @@
 """What a checkpoint costs training: the time for which it stands still, against two ways in which others save.
 
-The peers are `torch.save` with fsync and rename, and `torch.distributed.checkpoint.async_save`. Every side saves the same
-model and AdamW state. That what ours writes comes back bit for bit is seen to first.
+The peers are `torch.save` with fsync and rename, and `torch.distributed.checkpoint.async_save`. Every side saves the
+same model and AdamW state. That what ours writes comes back bit for bit is seen to first.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from tmrc.config.heartbeat import heartbeat_file, read_heartbeat
 from tmrc.config.rundir import RunDir, read_jsonl
 
 LOOK_EVERY = 0.05  # seconds between looks at directories
-SAVING = "writing a checkpoint"  # as tmrc.train says in its heartbeat
-VALIDATING = "validating"
+SAVING = "writing a checkpoint"
+VALIDATING = "validating"  # as tmrc.train says in its heartbeat
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ class Watcher:
         if beat is not None:
             step, phase = beat.step, beat.phase
         else:
-            step, phase = self._by_files(run, attempt)
+            step, phase = self._by_files(run, attempt), ""
+        if phase != VALIDATING and attempt > self._before and _is_writing(run, attempt):
+            phase = SAVING
         if step and attempt > self._before:
             self.tops[attempt] = max(step, self.tops.get(attempt, 0))
         return Sight(step, phase, attempt)
@@ -108,18 +110,20 @@ class Watcher:
             self._beats, self._searched = next(fresh, None), now
         return self._beats
 
-    def _by_files(self, run: RunDir, attempt: int) -> tuple[int, str]:
-        """Where the run is on other machines: what its files say."""
-        writing = any((run.checkpoints / f".attempt_{attempt}").glob("step_*"))
-        if attempt <= self._before:
-            return 0, ""
-        return (_last_logged(run) if attempt in _begun(run) else 0), (SAVING if writing else "")
+    def _by_files(self, run: RunDir, attempt: int) -> int:
+        """Steps that a run on other machines has done: what its files say."""
+        return _last_logged(run) if attempt > self._before and attempt in _begun(run) else 0
 
 
 def remove_scratch(run: RunDir) -> None:
     """Remove what killed attempts have left in memory on this machine; a run that is not resumed leaves it there."""
     for folder in scratches(run.run_id):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_writing(run: RunDir, attempt: int) -> bool:
+    """Whether a checkpoint is being written, which goes on beside training."""
+    return any((run.checkpoints / f".attempt_{attempt}").glob("step_*"))
 
 
 def _begun(run: RunDir) -> dict[int, int]:
