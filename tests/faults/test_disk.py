@@ -19,7 +19,7 @@ import pytest
 
 from tests.faults import children, writer
 from tests.faults.children import calls, finish, give_to_nobody, needs_strace, public_folder, start, traced
-from tests.train.conftest import LENGTH, TINY, NewTrial, Trial, tokens_that_can_be_learnt, write_dataset
+from tests.train.conftest import LENGTH, TINY, NewTrial, Trial, saved_at_once, tokens_that_can_be_learnt, write_dataset
 from tmrc.config.load import load_config, write_config
 from tmrc.config.rundir import RunDir
 from tmrc.train import keeper, loop
@@ -110,6 +110,7 @@ def test_while_there_is_no_room_training_goes_on_and_nothing_is_lost(
     trial = trial_on(small, dataset, "training.save_every=60")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "_save_is_due", lambda self: self.parts.world.leads)
+        saved_at_once(patch)
         tried = before_save(patch, 2, lambda: fill(small))
         validate = loop.Loop._validate
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,6 +38,18 @@ KEEP = 1  # one less than a run may: so that deleting the old checkpoint is part
 STATE = TrainerState(
     step=1, sequences=8, micro_batch_size=4, world_size=1, threads=1, torch_version="2", data_fingerprint="abc"
 )
+
+
+class AtOnce(Executor):
+    """Runs everything at once and in the same thread, so that the system calls of an attempt have one order."""
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
 
 def trained(step: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -80,7 +95,7 @@ def attempt(path: str, number: int, until: int = 2, keep: int = KEEP) -> Found:
     ledger = rewind_ledger(fence, step, state.ledger if state else "", ORIGIN)
     set_aside(fence, step)
     found = Found(step, [row["step"] for row in read_jsonl(run.metrics)], ledger.problem)
-    keeper = Keeper(fence, metrics, ledger, keep, torch.device("cpu"))
+    keeper = Keeper(fence, metrics, ledger, keep, torch.device("cpu"), writer=AtOnce())
     keeper.event("resumed" if state else "started", step)
     for done in range(step + 1, until + 1):
         keeper.record(done, Sums(order=done))

@@ -49,7 +49,7 @@ def test_the_buckets_and_the_advice(slurm: FakeSlurm, run: HandMade) -> None:
     (advice,) = lines(run, "save_every")
     assert advice.split(None, 1)[1] == (
         "620 seconds would lose less time than 3600: "
-        "a save takes 20s, and unsaved steps were lost once in 2h46m on its nodes"
+        "a save holds training up for 20s, and unsaved steps were lost once in 2h46m on its nodes"
     )
     found = tmrc("status", run.path, "--json").json["goodput"]
     assert found["share"] == pytest.approx(0.4) and found["save_every"] == pytest.approx(620, abs=5)

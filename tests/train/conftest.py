@@ -163,6 +163,20 @@ def training_here() -> Iterator[Callable[[RunDir], int]]:
         signal.signal(number, handler)
 
 
+def saved_at_once(patch: pytest.MonkeyPatch) -> None:
+    """Training stands still while a checkpoint is written."""
+    from tmrc.train.keeper import Keeper
+
+    original = Keeper.begin_save
+
+    def begin_save(self: Keeper, *args: Any) -> None:
+        original(self, *args)
+        assert self._saving is not None
+        self._saving.written.exception()  # waits for it
+
+    patch.setattr(Keeper, "begin_save", begin_save)
+
+
 def pretend_code(run: RunDir) -> None:
     """What a launcher looks for before it goes on with a run that it has not made."""
     for package in ("tmrc", "launch"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.conftest import Trial
+from tests.train.conftest import Trial, saved_at_once
 from tmrc.train import keeper
 from tmrc.train.loop import Loop
 from tmrc.train.snapshot import Snapshot
@@ -63,18 +63,6 @@ def at_step(patch: pytest.MonkeyPatch, step: int, do: Callable[[], object]) -> N
 def save_once(patch: pytest.MonkeyPatch, step: int) -> None:
     """One save is due: after `step`."""
     patch.setattr(Loop, "_save_is_due", lambda self: self.parts.world.leads and self.progress.step == step - 1)
-
-
-def saved_at_once(patch: pytest.MonkeyPatch) -> None:
-    """Every save is complete before training goes on."""
-    original = keeper.Keeper.begin_save
-
-    def begin_save(self: keeper.Keeper, *args: Any) -> None:
-        original(self, *args)
-        assert self._saving is not None
-        self._saving.written.result()
-
-    patch.setattr(keeper.Keeper, "begin_save", begin_save)
 
 
 def test_training_goes_on_and_does_not_change_what_is_written(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Saving:
 class Keeper:
     """Writes for one attempt. Raises SupersededError once a later attempt has begun.
 
-    Checkpoints are written beside training, in a thread, from a copy of the state. All else is of the thread that
-    trains. `saved_step` is the step of the last checkpoint that this attempt has made durable.
+    Checkpoints are written beside training, by `writer` (a thread), from a copy of the state. All else is of the thread
+    that trains. `saved_step` is the step of the last checkpoint that this attempt has made durable.
     """
 
     def __init__(
@@ -57,10 +57,11 @@ class Keeper:
         keep: int,
         device: torch.device,
         spent: Spent | None = None,
+        writer: Executor | None = None,
     ) -> None:
         self.saved_step = -1
         self._snapshot = Snapshot(device)
-        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._writer = writer or ThreadPoolExecutor(1, "checkpoint")
         self._prepared: Future[None] | None = None
         self._saving: Saving | None = None
         self._fence = fence
