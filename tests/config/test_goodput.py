@@ -213,3 +213,23 @@ def test_runs_of_a_sweep_are_counted_together(tmp_path: Path, made: Made) -> Non
     assert accounts[0].save_every is None
     assert recommended_save_every(accounts) == pytest.approx(best_interval(10.0, 5000.0))
     assert recommended_save_every([]) is None
+
+
+@pytest.mark.parametrize(("stall", "expected"), [(2.0, best_interval(2.0, 1000.0)), (1e-3, 10 * 4.0)])
+def test_what_is_written_beside_training_costs_nothing_but_rest_for_the_disk(
+    made: Made, stall: float, expected: float
+) -> None:
+    made.began(1, 0).event("started", 1, attempt=1, step=0)
+    made.event("checkpoint", 50, attempt=1, step=10, seconds=4.0, stall=stall, spent={"step": 40, "save": stall})
+    made.spent(1, 0, 100, 22, step=88).ended(1, 1000, "failed", action="requeued")
+    found = made.account()
+    assert (found.saves, found.save_seconds, found.stall_seconds) == (1, 4.0, stall)
+    assert found.save_every == pytest.approx(expected)
+
+
+def test_a_checkpoint_without_an_event_after_which_training_went_on(made: Made) -> None:
+    """Killed between the checkpoint of step 30 and its event: of 50 steps in 100 seconds, 20 are lost."""
+    made.began(1, 0).event("started", 1, attempt=1, step=0).spent(1, 0, 120, 50, step=100)
+    made.ended(1, 120, "failed", action="requeued")
+    made.began(2, 120).event("resumed", 121, attempt=2, step=30)
+    assert made.account().attempts[0].seconds["lost"] == pytest.approx(40)
