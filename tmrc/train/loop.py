@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from tmrc.config.estimate import flops_per_token
 from tmrc.train.batch import HostBatch, count_targets, to_device
 from tmrc.train.checkpoint import Files, files_of
-from tmrc.train.distributed import all_reduce, gather
-from tmrc.train.failures import NonFiniteError
+from tmrc.train.distributed import gather
 from tmrc.train.feed import Feed
+from tmrc.train.finite import require_finite
 from tmrc.train.keeper import Keeper
 from tmrc.train.ledger import Sums
 from tmrc.train.metrics import Throughput, memory_gib, peak_flops
@@ -28,10 +27,9 @@ from tmrc.train.same import noted
 from tmrc.train.saved import TrainerState
 from tmrc.train.schedule import learning_rate
 from tmrc.train.setup import Parts
-from tmrc.train.step import NEVER, StepResult
+from tmrc.train.step import StepResult
 from tmrc.train.stop import SIGNAL_ELSEWHERE, Agreement, StopRequest
 
-LEAST_SCALE = 2.0**-14  # of float16's losses: from its beginning, 30 overflows in a row
 # Seconds, where the disk has no room for a checkpoint
 TRY_AGAIN = 60.0  # between tries while training goes on
 LOOK_FOR_ROOM = 5.0  # between tries when there is nothing else left to do
@@ -282,30 +280,7 @@ class Loop:
         )
 
     def _require_finite(self) -> None:
-        """Raise NonFiniteError, the same on every rank, when a loss or gradient since the start was not finite."""
-        parts = self.parts
-        code = int(all_reduce(parts.stepper.first_bad.clone(), dist.ReduceOp.MIN, parts.world).item())
-        if code == NEVER:
-            return self._require_scale()
-        step, index = parts.stepper.bad_step(code)
-        samples = parts.reader.samples(step)
-        size = parts.share.micro_batch_size
-        suspects = (samples if index is None else samples[index * size : (index + 1) * size]).tolist()
-        where = ", ".join(f"{item} ({parts.reader.locate(item)})" for item in suspects[:4])
-        more = f" and {len(suspects) - 4} more, see events.jsonl" if len(suspects) > 4 else ""
-        what = "gradient" if index is None else "loss"
-        if self._keeper:
-            self._keeper.event("non_finite", step + 1, what=what, sequences=suspects)
-        raise NonFiniteError(f"the {what} of step {step + 1} is not finite; sequences {where}{more}")
-
-    def _require_scale(self) -> None:
-        """Raise NonFiniteError when float16's loss scale has fallen so far that no gradient can have been finite."""
-        scaler, step = self.parts.scaler, self.progress.step
-        if scaler.is_enabled() and scaler.get_scale() < LEAST_SCALE:
-            raise NonFiniteError(
-                f"the gradients have overflowed in so many steps up to {step} that float16's loss scale is "
-                f"{scaler.get_scale():g}; valid: model.autocast_precision bfloat16 or float32, or a lower optimizer.lr"
-            )
+        require_finite(self.parts, self.progress.step, self._keeper)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._keeper:
