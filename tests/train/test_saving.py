@@ -183,3 +183,17 @@ def test_there_is_one_copy_of_the_state_however_often_it_is_saved() -> None:
     assert rooms[0] == rooms[1]
     other = snapshot.take({"model": {"weight": torch.ones(4)}})  # what has another size has another room
     assert other.keys() == {"model"} and other["model"]["weight"].shape == (4,)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_weights_that_change_after_the_copy_has_begun_do_not_get_into_it() -> None:
+    files = {"model": {str(index): torch.full((1 << 24,), 1.0, device="cuda") for index in range(8)}}
+    snapshot = Snapshot(torch.device("cuda"))
+    for value in (1.0, 2.0):
+        copies = snapshot.take(files)
+        snapshot.protect()
+        for tensor in files["model"].values():
+            tensor.add_(1.0)
+        snapshot.wait()
+        assert all(copy.is_pinned() and bool((copy == value).all()) for copy in copies["model"].values())
