@@ -119,10 +119,13 @@ def choose_micro_batch_size(config: Config, world: World, of_checkpoint: int | N
 
 
 def warm_up_batch(parts: Parts) -> Batch:
-    """A batch of the training shape that holds no data."""
+    """A batch of the training shape that holds no data.
+
+    Three tensors, as in a step: code that is compiled for one tensor in two places does for no step.
+    """
     shape = (parts.share.micro_batch_size, parts.config.model.context_length)
     zeros = torch.zeros(shape, dtype=torch.long, device=parts.world.device)
-    return Batch(zeros, zeros, zeros)
+    return Batch(zeros, zeros.clone(), zeros.clone())
 
 
 def with_micro_batch_size(parts: Parts, micro: int) -> Parts:

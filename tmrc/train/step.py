@@ -32,16 +32,29 @@ class LossModule(nn.Module):
 
     def logits(self, tokens_BT: Tensor, mask: Any) -> Tensor:
         """logits_BTV under autocast."""
-        with torch.autocast(self._device_type, self._precision, enabled=self._precision != torch.float32):
+        with self._autocast():
             logits: Tensor = self.predictor(tokens_BT, mask)
         return logits
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor, mask: Any) -> Tensor:
         """Sum of the next-token cross-entropies in nats, float32, over the positions that are not ignored."""
-        logits_NV = self.logits(tokens_BT, mask).flatten(0, 1)
+        with self._autocast():
+            loss: Tensor = self._summed_loss(tokens_BT, targets_BT, mask)
+        return loss
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what lies within autocast: code that enters autocast itself is in none of torch's caches as a whole,
+        and would be traced and differentiated anew in each process."""
+        self._summed_loss = torch.compile(self._summed_loss, *args, **kwargs)  # type: ignore[method-assign]
+
+    def _summed_loss(self, tokens_BT: Tensor, targets_BT: Tensor, mask: Any) -> Tensor:
+        logits_NV = self.predictor(tokens_BT, mask).flatten(0, 1)
         return nn.functional.cross_entropy(
             logits_NV.float(), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
         )
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device_type, self._precision, enabled=self._precision != torch.float32)
 
 
 def seed_of(seed: int, step: int, micro_batch: int) -> int:
