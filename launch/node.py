@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.attempts import read_json
+from launch.compile_cache import CompileCache, compile_cache
 from launch.environment import foreign
 from launch.hang import HangWatch
 from launch.memory import out_of_memory_kills
@@ -57,26 +59,24 @@ def run_node(task: NodeTask, requests: Requests, also: Callable[[], None] | None
     adopt_orphans()
     offset = task.log.stat().st_size if task.log and task.log.exists() else 0
     kills = out_of_memory_kills()
-    with scratch(task.run.run_id, task.node) as heartbeats:
+    environ = dict(os.environ)
+    cache = CompileCache(task.run, task.number, task.node)  # of torch's own, in the foreground: it is this machine's
+    with contextlib.ExitStack() as stack:
+        heartbeats = stack.enter_context(scratch(task.run.run_id, task.node))
+        if also is None:
+            cache = stack.enter_context(compile_cache(task.run, task.number, task.node, environ))
         process = subprocess.Popen(
             command(task, heartbeats),
-            env=environment(task, dict(os.environ), heartbeats),
+            env=environment(task, environ, heartbeats) | cache.variables,
             start_new_session=True,
             preexec_fn=_before_torchrun,  # safe: this process has one thread
         )
-        attempt = task.run.attempt(task.number)
-        watch = Watch(
-            attempt,
-            task.processes,
-            process,
-            requests,
-            HangWatch(heartbeats, task.hang_timeout),
-            task.node,
-            also is not None,
-        )
-        killed = watch.until_end(also or (lambda: None))
-    ranks = tuple(sorted(watch.pids))
-    silent = not ranks or any(read_json(attempt / f"rank_{rank}.json") is None for rank in ranks)
+        attempt, hang = task.run.attempt(task.number), HangWatch(heartbeats, task.hang_timeout)
+        watch = Watch(attempt, task.processes, process, requests, hang, task.node, also is not None)
+        killed = watch.until_end(also or (lambda: cache.look(hang.beats)))
+        ranks = tuple(sorted(watch.pids))
+        silent = not ranks or any(read_json(attempt / f"rank_{rank}.json") is None for rank in ranks)
+        cache.close(orderly=bool(requests.signals) or not (silent or process.returncode))
     nodes = task.rendezvous.nodes if task.rendezvous else 1
     code = 0 if watch.dismissed else process.returncode
     cause, kind = "", ""

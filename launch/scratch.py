@@ -1,4 +1,4 @@
-"""Directories in memory for heartbeats and torchrun's own files.
+"""Directories that last as long as an attempt: in memory for heartbeats and torchrun's own files, or elsewhere.
 
 Each goes with its owner or, should that be killed, when the next one is made. The owner holds a lock on it: one whose
 lock is free is left from a process that was killed, whichever run it was of. Run ids do not tell, since a run's
@@ -21,8 +21,14 @@ MEMORY = Path("/dev/shm")
 
 @contextmanager
 def scratch(run_id: str, node: int) -> Iterator[Path]:
-    """A directory for an attempt of the run on its `node`-th node. Raises OSError when it cannot be made."""
-    folder = _folder()
+    """A directory in memory for an attempt of the run on its `node`-th node. Raises OSError when it cannot be made."""
+    with held(_folder(), f"{run_id}.{node}") as own:
+        yield own
+
+
+@contextmanager
+def held(folder: Path, name: str) -> Iterator[Path]:
+    """A directory in `folder`, for our user alone, that goes at the end. Raises OSError when it cannot be made."""
     for left in folder.glob(f"{_prefix()}*"):
         _remove_if_left(left)
     draft = Path(tempfile.mkdtemp(prefix=f".{_prefix()}", dir=folder))  # has its name when it has its lock
@@ -30,7 +36,7 @@ def scratch(run_id: str, node: int) -> Iterator[Path]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks: nobody gets it, and so nobody removes it
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        own = draft.rename(folder / f"{_prefix()}{run_id}.{node}.{draft.name[-8:]}")
+        own = draft.rename(folder / f"{_prefix()}{name}.{draft.name[-8:]}")
         try:
             yield own
         finally:

@@ -24,7 +24,7 @@ def keep_others_out() -> None:
 
 def refuse_others(run: RunDir) -> None:
     """Raise UserError where somebody else could decide what going on with `run` executes."""
-    ours = {0, os.geteuid(), _owner_of_new_files(run.path)}
+    ours = trusted_owners(run.path)
     for path in _executed(run):
         try:
             status = path.lstat()
@@ -41,6 +41,11 @@ def refuse_others(run: RunDir) -> None:
                 f"{path}: others may write to it, and going on would run as you what they write; look at it, then "
                 f"chmod {'go-w' if path == run.submitit else 'o-w'}"
             )
+
+
+def trusted_owners(folder: Path) -> set[int]:
+    """Numbers of the users whose files in `folder` we may execute: root's, ours, and what a server makes of ours."""
+    return {0, os.geteuid(), _owner_of_new_files(folder)}
 
 
 def _executed(run: RunDir) -> Iterator[Path]:

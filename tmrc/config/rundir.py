@@ -12,6 +12,7 @@ artifacts_path/<run_id>/
   attempts/<n>/    what each rank of attempt n ended with, rank_<k>.json, and where its time went, spent.json
   checkpoints/     step_<8 digits>/, and .attempt_<n>/ of the attempt that may write (see tmrc.train.fence)
   submitit/        Submitit's own files and the logs; 0700, since it holds pickles
+  compile_cache/   what torch has compiled, an archive a kind of node (see launch.compile_cache); 0700, since it is code
   code/            the packages as they were at submission
 """
 
@@ -80,6 +81,10 @@ class RunDir:
     @property
     def code(self) -> Path:
         return self.path / "code"
+
+    @property
+    def compile_cache(self) -> Path:
+        return self.path / "compile_cache"
 
     @property
     def allowed(self) -> Path:
