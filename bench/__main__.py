@@ -17,6 +17,7 @@ from bench.harness import Given, Missing, Report, machine, table
 # Benchmark -> what it measures. Those that take longest come last.
 BENCHMARKS: dict[str, str] = {
     "checkpoint": "how long a save holds training up",
+    "restart": "from a job's start to its first step, new and requeued",
 }
 
 

@@ -2,7 +2,8 @@
 
 Both are what a Slurm job starts on its node (launch.job), with torchrun and the trainer in processes of their own. Each
 start gets an empty directory for temporary files, as on a node where nothing was compiled before; what a warm start has
-beyond that stands in the run's directory. The model is small and compiled for the CPU, which needs a C++ compiler.
+beyond that stands in the run's directory. The model has as many layers as the default one, but is narrow; it is compiled
+for the CPU, which needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def configuration(data: Path) -> dict[str, dict[str, object]]:
     return {
         "datasets": {"path": str(data)},
         "tokenizer": {"vocab_size": VOCAB},
-        "model": {"context_length": LENGTH, "d_model": 128, "n_layer": 4, "autocast_precision": "float32"},
+        "model": {"context_length": LENGTH, "d_model": 128, "n_layer": 8, "autocast_precision": "float32"},
         "training": {
             "compile": True,
             "device": "cpu",
