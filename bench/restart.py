@@ -2,8 +2,8 @@
 
 Both are what a Slurm job starts on its node (launch.job), with torchrun and the trainer in processes of their own. Each
 start gets an empty directory for temporary files, as on a node where nothing was compiled before; what a warm start has
-beyond that stands in the run's directory. The model has as many layers as the default one, but is narrow; it is compiled
-for the CPU, which needs a C++ compiler.
+beyond that stands in the run's directory. The model has as many layers as the default one, but is narrow. It is
+compiled for the CPU, which needs a C++ compiler.
 """
 
 from __future__ import annotations

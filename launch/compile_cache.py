@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,6 +44,7 @@ class CompileCache:
     number: int
     node: int
     folder: Path | None = None
+    kind: str = ""  # of this node
     _looked: float = 0.0
     _steps: tuple[int, ...] = ()  # of the slowest rank, as they were seen to change
     _used: bool = False  # whether the archive was
@@ -51,7 +52,6 @@ class CompileCache:
     _kept: State = (0, 0, 0)  # as it is in the archive
     _writer: threading.Thread | None = None
     _failed: bool = False
-    _key: str = field(default_factory=kind_of_node)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -61,12 +61,12 @@ class CompileCache:
     @property
     def archive(self) -> Path:
         """The file in the run's directory for nodes like this one."""
-        return self.run.compile_cache / f"{self._key}.tar"
+        return self.run.compile_cache / f"{self.kind}.tar"
 
     @property
     def _trying(self) -> Path:
         """There from the start of an attempt that uses the archive to its first step, with the attempt's number."""
-        return self.run.compile_cache / f"{self._key}.trying"
+        return self.run.compile_cache / f"{self.kind}.trying"
 
     def fill(self) -> None:
         """Take what an earlier attempt has left, if it can be trusted."""
@@ -167,7 +167,7 @@ class CompileCache:
     def _write(self) -> None:
         """Put what has been compiled into the run's directory."""
         assert self.folder is not None
-        draft = self.run.compile_cache / f".{self._key}.{self.number}"
+        draft = self.run.compile_cache / f".{self.kind}.{self.number}"
         try:
             self.run.compile_cache.mkdir(mode=0o700, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -187,7 +187,7 @@ class CompileCache:
     def _tidy(self) -> None:
         """Remove the archives of kinds of nodes that were longest ago, and what killed attempts have begun."""
         found = sorted(self.run.compile_cache.glob("*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-        drafts = [path for path in self.run.compile_cache.glob(".*") if path.name != f".{self._key}.{self.number}"]
+        drafts = [path for path in self.run.compile_cache.glob(".*") if path.name != f".{self.kind}.{self.number}"]
         for path in (*found[KINDS:], *drafts):
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -198,7 +198,7 @@ def compile_cache(run: RunDir, number: int, node: int, environ: Mapping[str, str
     """The caches for the ranks on this node. Who has set TORCHINDUCTOR_CACHE_DIR has chosen, and keeps that."""
     place = None if INDUCTOR in environ or TRITON in environ else local_place(environ)
     with contextlib.ExitStack() as stack:
-        cache = CompileCache(run, number, node)
+        cache = CompileCache(run, number, node, kind=kind_of_node() if place else "")
         if place:
             with contextlib.suppress(OSError):
                 cache.folder = stack.enter_context(held(place, f"compiled.{run.run_id}.{node}"))

@@ -351,6 +351,7 @@ def test_a_sweep_runs_here_and_again_only_what_failed(tmp_path: Path) -> None:
         assert steps(Path(job["run_dir"])) == [1, 2, 3, 4] and job["loss"] == 2.5
         environment = json.loads(next(Path(job["run_dir"]).glob("attempts/1/rank_0.env")).read_text())
         assert environment["OMP_NUM_THREADS"] == str(max(1, (os.cpu_count() or 1) // 2))
+        assert "TORCHINDUCTOR_CACHE_DIR" not in environment  # torch's own, which all runs on this machine share
     again = local(tmp_path, "--parallel", 2, training={"train_steps": 4})
     assert again.code == 0 and again.json["jobs"] == [] and len(again.json["left"]) == 4
 

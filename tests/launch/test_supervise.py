@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,9 @@ def test_a_submitted_run_uses_the_code_it_was_submitted_with(tmp_path: Path) -> 
     owner = json.loads((job.run / "attempts/1/owner.json").read_text())
     assert (owner["job_id"], owner["executor"], owner["nodes"]) == ("4242", "slurm", ["here"])
     assert job.last_line == "tmrc: finished (exit code 0)" and job.calls == []
+    variables = json.loads((job.run / "attempts/1/rank_0.env").read_text())
+    compiled = Path(variables["TORCHINDUCTOR_CACHE_DIR"])
+    assert compiled.parent == Path(tempfile.gettempdir()) and not compiled.exists()  # the node's, gone with the attempt
 
 
 def test_a_failure_goes_back_to_the_queue_until_it_has_made_no_progress_three_times(tmp_path: Path) -> None:
