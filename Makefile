@@ -4,6 +4,7 @@
 # make slurm-matrix  every interruption in every setting on private Slurm clusters; writes docs/slurm-matrix.md
 # make drill         a long search for failures: campaign tests (drill-tests), 200 trials of tmrc drill here (drill-trials),
 #                    30 on a private Slurm cluster (drill-slurm)
+# make bench         what each part takes beside its peers; BENCH_OPTIONS="loader --peer tatm=FOLDER" measures one (docs/performance.md)
 # make lint          ruff and mypy
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ DEMO := demo
 # Processes that run tests. Those of Slurm start jobs beside them, so more than the cores does not pay.
 TEST_PROCESSES ?= 2
 
-.PHONY: env demo demo-data test slurm-install browser-install faults-install slurm-up slurm-down slurm-matrix drill drill-tests drill-trials drill-slurm lint format clean
+.PHONY: env demo demo-data test slurm-install browser-install faults-install slurm-up slurm-down slurm-matrix drill drill-tests drill-trials drill-slurm bench lint format clean
 
 env: $(VENV)/.ready
 
@@ -70,6 +71,9 @@ drill-trials: demo-data
 
 drill-slurm: demo-data slurm-install
 	$(BIN)/python -m tests.slurm.drill --json $(DEMO)/drill-slurm.json --markdown $(DEMO)/drill-slurm.md $(DRILL_OPTIONS)
+
+bench: env
+	$(BIN)/python -m bench $(BENCH_OPTIONS)
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """`python -m bench [NAME ...] [--peer NAME=FOLDER ...] [--repeats N] [--json FILE]`: what this machine can measure.
 
-A benchmark is a module of this package with `run(given) -> list[Result]`. What it cannot have it says and passes over.
+A benchmark is a module of this package with `run(given) -> Iterator[Result]`. What needs something that is not there
+comes last in it, since Missing ends it; that is said, and what was measured before stays.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.harness import Given, Missing, Report, machine, table
+from bench.harness import Given, Missing, Report, machine
 
 # Benchmark -> what it measures. Those that take longest come last.
 BENCHMARKS: dict[str, str] = {
     "checkpoint": "how long a save holds training up",
     "restart": "from a job's start to its first step, new and requeued",
+    "commands": "whole processes of tmrc-submit and tmrc status",
+    "loader": "the feed of training, document ids, the order of samples",
+    "sweep": "submitting a hundred runs",
+    "report": "tmrc report on a sweep of 200 runs",
+    "tracking": "training with Weights & Biases, well or broken",
 }
 
 
@@ -44,15 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(name: str, repeats: int, peers: dict[str, Path], report: Report) -> None:
     print(f"{name}: {BENCHMARKS[name]}", flush=True)
+    found = report.results.setdefault(name, [])
     with tempfile.TemporaryDirectory() as folder:
         try:
-            found = importlib.import_module(f"bench.{name}").run(Given(repeats, peers, Path(folder)))
+            for result in importlib.import_module(f"bench.{name}").run(Given(repeats, peers, Path(folder))):
+                found.append(result)
+                print(f"  {result.line()}", flush=True)
         except Missing as missing:
             report.skipped[name] = str(missing)
-            print(f"  skipped: {missing}", flush=True)
-            return
-    report.results[name] = found
-    print(table(found), flush=True)
+            print(f"  skipped{' the rest' if found else ''}: {missing}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -118,12 +118,13 @@ class Figure:
 
     def line(self) -> str:
         """One line for a person."""
-        show = duration if self.unit == "s" else lambda value: f"{number(value)} {self.unit}"
+        unit = "" if self.unit == "s" else f" {self.unit}"
+        show = number if unit else duration
         spread = f" ({show(min(self.values))} to {show(max(self.values))})" if len(self.values) > 1 else ""
         verdict = "reached" if self.reached else "MISSED"
-        aim = f", aim {self.aim.kind} {show(self.aim.value)}: {verdict}" if self.aim else ""
+        aim = f", aim {self.aim.kind} {show(self.aim.value)}{unit}: {verdict}" if self.aim else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.what}: {show(statistics.median(self.values))}{spread}{aim}{note}"
+        return f"{self.what}: {show(statistics.median(self.values))}{unit}{spread}{aim}{note}"
 
     def as_json(self) -> dict[str, Any]:
         """Every number, for `--json`."""
@@ -201,6 +202,7 @@ def machine() -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": platform.platform(),
         "python": platform.python_version(),
+        "load": f"{os.getloadavg()[0]:.1f}",  # of the last minute, these measurements included
     }
     names = ("torch", "numpy", "safetensors", "submitit", "hydra-core")
     return facts | {name: importlib.metadata.version(name) for name in names} | _gpu()
@@ -216,8 +218,3 @@ def _gpu() -> dict[str, str]:
     if torch is None or not torch.cuda.is_available():
         return {}
     return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-
-
-def table(results: Sequence[Result]) -> str:
-    """The lines of the results."""
-    return "\n".join(f"  {result.line()}" for result in results)

@@ -1,0 +1,76 @@
+"""Submitting a sweep of a hundred runs, beside Submitit's own way of submitting them one by one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.harness import ROOT, Aim, Given, Result, Side, compare
+from bench.processes import environment, process
+from tests.launch import fake_slurm
+from tests.launch.helpers import write_config
+
+POINTS = 100
+SWEPT = ("optimizer.lr=range(1,11)", "training.seed=range(0,10)")
+# An sbatch that takes no time of its own on either side: it counts its calls and keeps the script
+SBATCH = """#!/bin/bash
+here=$(dirname "$0")
+if [[ "$1" == --test-only ]]; then
+  echo "sbatch: Job 1 to start at 2026-11-22T14:48:38 using 8 processors on nodes node1 in partition gpu" >&2
+  exit 0
+fi
+echo x >> "$here/calls"
+mapfile -t calls < "$here/calls"
+echo "Submitted batch job ${#calls[@]}"
+"""
+ONE_BY_ONE = """
+import sys
+import submitit
+
+executor = submitit.SlurmExecutor(sys.argv[1])
+executor.update_parameters(partition="gpu", time=60)
+jobs = [executor.submit(print, rate, seed) for rate in range(1, 11) for seed in range(10)]
+assert len({job.job_id for job in jobs}) == len(jobs)
+"""
+
+
+def run(given: Given) -> Iterator[Result]:
+    """Whole processes on both sides, with the same sbatch. What ours also does (checks, run directories) counts."""
+    folder = given.scratch / "bin"
+    slurm = fake_slurm.install(folder, sbatch=SBATCH, sinfo=fake_slurm.SINFO, srun="#!/bin/bash\n")
+    env = environment(given.scratch, **slurm)
+    config, artifacts, theirs = write_config(given.scratch), given.scratch / "artifacts", given.scratch / "theirs"
+    ours = ["-m", "launch.cli.submit", "-m", "-p", "gpu", str(config), *SWEPT]
+    peer = ["-c", ONE_BY_ONE, str(theirs)]
+
+    def clear() -> None:
+        shutil.rmtree(artifacts, ignore_errors=True)
+        shutil.rmtree(theirs, ignore_errors=True)
+        (folder / "calls").unlink(missing_ok=True)
+
+    _require_equal(ours, peer, env, folder / "calls", artifacts)
+    clear()
+    yield compare(
+        f"submit {POINTS} runs",
+        Aim("at least", 50),
+        Side("tmrc-submit -m", process(ours, env, clear)),
+        Side("submitit one by one", process(peer, env, clear)),
+        given.repeats,
+    )
+
+
+def _require_equal(ours: list[str], peer: list[str], env: dict[str, str], calls: Path, artifacts: Path) -> None:
+    """Raise AssertionError unless both submit as many runs, ours with one call of sbatch."""
+    said = subprocess.run(
+        [sys.executable, *ours, "--json"], env=env, cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert len(json.loads(said.stdout)["jobs"]) == POINTS
+    assert len(list(artifacts.glob("*/*/run.json"))) == POINTS
+    assert len(calls.read_text().split()) == 1
+    calls.unlink()
+    subprocess.run([sys.executable, *peer], env=env, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    assert len(calls.read_text().split()) == POINTS
