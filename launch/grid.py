@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.plainvalues import plain_values
 from tmrc.config.compose import packaged_folder
 from tmrc.config.errors import ConfigError, nearest, shown
 from tmrc.config.yaml_file import MAX_STRING, parse_yaml, read_yaml_mapping
@@ -17,6 +18,7 @@ from tmrc.config.yaml_file import MAX_STRING, parse_yaml, read_yaml_mapping
 MOST_POINTS = 10_000
 NAMED = "sweep="  # before the name of a file of overrides
 _KEY = re.compile(r"\+{0,2}([^=]*)=(.*)", re.DOTALL)
+_PLAIN_KEY = re.compile(r"\+{0,2}[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,6 @@ def _is_written_as_sweep(text: str) -> bool:
 
 def _parse(text: str) -> tuple[str, ...]:
     """The overrides that one in Hydra's grammar stands for."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     match = _KEY.match(text)
     if match is None:  # ~key, or what the configuration refuses
         return (text,)
@@ -174,6 +173,16 @@ def _parse(text: str) -> tuple[str, ...]:
         raise ConfigError(
             f"command line: {shown(text)}: glob() is not known here, valid: the values with commas between"
         )
+    values = plain_values(match[2], MOST_POINTS) if _PLAIN_KEY.fullmatch(key) else None
+    if values is None:
+        return _ask_hydra(text, key, match[2])
+    return tuple(dict.fromkeys(f"{key}={text_of(value)}" for value in values))
+
+
+def _ask_hydra(text: str, key: str, right: str) -> tuple[str, ...]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
         override = OverridesParser.create().parse_override(text)
         if not override.is_sweep_override():
@@ -186,7 +195,7 @@ def _parse(text: str) -> tuple[str, ...]:
         _refuse_long(override.value())
         values = list(_at_most(override.sweep_iterator()))
     except (HydraException, ValueError, ArithmeticError, RecursionError) as error:
-        if not re.search(r"[,(]", match[2]):  # as ~/data: no sweep, so the configuration judges it
+        if not re.search(r"[,(]", right):  # as ~/data: no sweep, so the configuration judges it
             return (text,)
         words = " ".join(str(error).split("\n")[0].split())
         raise ConfigError(f"command line: {shown(text)}: {words or 'not in the grammar of Hydra'}") from None

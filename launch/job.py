@@ -16,11 +16,9 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from launch.attempts import Ending, begin_attempt, hold_lock, newest_step, this_process, write_json
-from launch.goodput import record_goodput
-from launch.node import NodeTask, run_node
 from launch.processes import alive, kill_descendants
 from launch.rendezvous import Rendezvous
 from launch.reports import NodeReport, write_report
@@ -30,6 +28,9 @@ from launch.watch import Requests
 from tmrc.config.errors import UserError
 from tmrc.config.load import load_config
 from tmrc.config.rundir import EXIT_CRASHED, EXIT_USER_ERROR, EXIT_WANTS_REQUEUE, RunDir, append_event, read_jsonl
+
+if TYPE_CHECKING:
+    from launch.node import NodeTask
 
 TRAINER = "tmrc.train"
 # From the supervisor of a Slurm job to its nodes: the attempt, and where several nodes meet (host port nodes key)
@@ -58,6 +59,9 @@ class TrainJob:
         Submitit writes a result only for a call that returns; none is wanted, since a result of one attempt would
         stand for the next one's.
         """
+        import launch.goodput
+        import launch.node  # noqa: F401 - not when a submission makes the job, but before anything happens to its code
+
         run = RunDir(Path(self.run_dir))
         if self.submitter is not None and os.getpgrp() != os.getpid():
             os.setsid()  # Ctrl-C in the terminal reaches `tmrc-submit`, which passes it on, and not us as well
@@ -83,6 +87,8 @@ class TrainJob:
 
     def _node_of_a_job(self, run: RunDir) -> int:
         """Do this node's part and leave a report for the supervisor, which decides."""
+        from launch.node import run_node
+
         node, meeting = int(os.environ.get("SLURM_PROCID", "0")), os.environ.get(MEETING)
         number, task = int(os.environ[ATTEMPT]), self._task(run, int(os.environ[ATTEMPT]))
         if meeting:
@@ -99,6 +105,8 @@ class TrainJob:
 
     def _all(self, run: RunDir) -> int:
         """The run in the foreground of this machine: begin an attempt, run it, record how it ended."""
+        from launch.node import run_node
+
         try:
             lock = hold_lock(run, patience=2.0)
         except UserError as error:
@@ -122,6 +130,8 @@ class TrainJob:
         return _leave(ending)
 
     def _task(self, run: RunDir, number: int) -> NodeTask:
+        from launch.node import NodeTask
+
         timeout = load_config(run.config).training.hang_timeout
         return NodeTask(run, number, self.processes, self.trainer, timeout, self.devices, log=_log_path())
 
@@ -133,6 +143,8 @@ class TrainJob:
 
 def record(run: RunDir, number: int, ending: Ending) -> None:
     """Say how the attempt ended, once: in job.json, and in events.jsonl where no rank has; and where its time went."""
+    from launch.goodput import record_goodput
+
     write_json(run.attempt(number) / "job.json", asdict(ending))
     rows = read_jsonl(run.events) if ending.status == "failed" else []
     told = any(row.get("event") == "failed" and row.get("attempt") == number for row in rows)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launch.atonce import for_each
 from launch.attempts import last_attempt
 from launch.cluster import Partition
 from launch.forecast import Forecast
@@ -20,7 +20,7 @@ from launch.preflight import Facts
 from launch.script import Array, batch_script
 from launch.signals import hold_back, let_through
 from launch.slurm_check import check_script
-from launch.sweepfiles import WRITERS, begin, sweep_lock
+from launch.sweepfiles import begin, sweep_lock
 from tmrc.config.estimate import save_seconds
 from tmrc.config.load import find_config
 from tmrc.config.rundir import append_event
@@ -136,8 +136,7 @@ def submit_points(prepared: Prepared, request: Request, tell: Callable[[Sequence
             raise
         hold_back()  # what is in the queue must be known, to the runs' events and to whoever waits for it
         try:
-            with ThreadPoolExecutor(WRITERS) as pool:
-                list(pool.map(say_submitted_to_slurm, points, job_ids))
+            for_each(list(zip(points, job_ids, strict=True)), lambda pair: say_submitted_to_slurm(*pair))
             tell(job_ids)
         finally:
             let_through()

@@ -54,12 +54,17 @@ def create_run(config: Config, run_id: str, command: Sequence[str]) -> RunDir:
     return run
 
 
-def create_point(run: RunDir, config: Config, code: Path, about: dict[str, Any]) -> None:
-    """Make the directory of one of many runs, which share a copy of the `code`. Raises UserError when it cannot be."""
+def create_point(
+    run: RunDir, config: Config, code: Path, about: dict[str, Any], written: dict[str, str] | None = None
+) -> None:
+    """Make the directory of one of many runs, which share a copy of the `code`. Raises UserError when it cannot be.
+
+    `written` is what `write_config` keeps from one to the next.
+    """
 
     def fill(unfinished: RunDir) -> None:
         unfinished.code.symlink_to(os.path.relpath(code, run.path))  # a sweep can be moved as a whole
-        _describe(unfinished, config, {"id": run.path.name, **about})
+        _describe(unfinished, config, {"id": run.path.name, **about}, written)
 
     _make(run, fill)
 
@@ -81,10 +86,10 @@ def _make(run: RunDir, fill: Callable[[RunDir], None]) -> None:
         raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why}") from None
 
 
-def _describe(run: RunDir, config: Config, about: dict[str, Any]) -> None:
+def _describe(run: RunDir, config: Config, about: dict[str, Any], written: dict[str, str] | None = None) -> None:
     """Write what is known of the run, run.json last."""
     run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
-    write_config(config, run.config)
+    write_config(config, run.config, written)
     write_json(run.run_json, about)
 
 

@@ -82,8 +82,7 @@ def load_points(
     with waiting(f"{len(points):,} points to be read"):
         found = [load(own) for own in points]
     check_launch(found[0].launch)
-    for config in found:
-        check_secrets(config)
+    check_secrets(*found)
     return found
 
 
@@ -136,13 +135,17 @@ def check_launch(launch: LaunchConfig) -> None:
             )
 
 
-def check_secrets(config: Config) -> None:
+def check_secrets(*configs: Config) -> None:
     """Raise ConfigError for a text that holds a secret: the configuration is saved with the run, and so is the script.
 
     It is one of the environment's (a shell has filled in `$WANDB_API_KEY`), or looks like one.
     """
     secrets = secrets_in(os.environ)
-    for dotted, text in texts_of(config_dict(config)):
+    texts: dict[str, str] = {}  # each once, with where it stands first
+    for config in configs:
+        for dotted, text in texts_of(config_dict(config)):
+            texts.setdefault(text, dotted)
+    for text, dotted in texts.items():
         if looks_secret(text, secrets):
             raise ConfigError(
                 f"{dotted}: holds what looks like a secret, and would be saved with the run; programs read it from the "

@@ -20,7 +20,6 @@ from launch.gpus import Resources, local_resources, slurm_resources
 from launch.grid import key_of
 from launch.interrupts import interruptible
 from launch.plaintext import harmless
-from launch.plan import make_plan, show_plan
 from launch.preflight import Facts, check_run_path, preflight
 from launch.progress import quiet_when_nobody_reads
 from launch.rundirs import create_run, new_run_id
@@ -187,6 +186,8 @@ def _say_notes(prepared: _Prepared) -> None:
 
 def _show(request: Request, prepared: _Prepared) -> int:
     """The plan and the script; nothing is written."""
+    from launch.plan import make_plan, show_plan
+
     _say_notes(prepared)
     config, run, script = prepared.config, prepared.run, prepared.script
     plan = make_plan(config, prepared.resources, prepared.facts)

@@ -11,20 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from launch.atonce import for_each
 from launch.attempts import hold_lock, newest_step, refuse_running
-from launch.changed import review
 from launch.code import copy_code
 from launch.points import NEW, Point, Sweep
-from launch.resume import take_up
 from launch.rundirs import create_point, provenance
 from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
-from launch.trust import refuse_others
 from tmrc.config.errors import UserError
 from tmrc.config.rundir import RunDir, append_event
 from tmrc.config.waiting import waiting
-
-WRITERS = 16  # threads that make run directories: on a shared file system each waits for its server
 
 
 @contextlib.contextmanager
@@ -97,17 +93,20 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
     array.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
     array.runs_file.write_text("".join(f"{point.run.path}\n" for point in points), "utf8")
     code = array.folder / "code"
-    copy_code(code)
-    about = provenance("", command)
+    with ThreadPoolExecutor(1) as aside:
+        of_all = aside.submit(provenance, "", command)  # waits for git, again and again
+        copy_code(code)
+    about = of_all.result()
+    written: dict[str, str] = {}
     new = [point for point in points if point.state == NEW]
     undone.append(lambda: _remove(new))
 
     def create(point: Point) -> None:
         of_sweep = {"id": sweep.folder.path.name, "overrides": list(point.overrides)}
-        create_point(point.run, point.config, code, {**about, "id": point.run.path.name, "sweep": of_sweep})
+        create_point(point.run, point.config, code, {**about, "id": point.run.path.name, "sweep": of_sweep}, written)
 
-    with waiting(f"{len(new):,} run directories to be written"), ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(create, new))
+    with waiting(f"{len(new):,} run directories to be written"):
+        for_each(new, create)
     _allow_open_files(2 * len(points) + 256)
     for point in points:
         if point.state != NEW:
@@ -124,6 +123,10 @@ def _allow_open_files(count: int) -> None:
 
 def _make_ready(point: Point, code: Path) -> Callable[[], None]:
     """Let a run that has ended go on; one without a checkpoint begins anew, with the code as it is now."""
+    from launch.changed import review
+    from launch.resume import take_up
+    from launch.trust import refuse_others
+
     run = point.run
     hold_lock(run, name="submit.lock")  # until we end: nobody else may begin an attempt meanwhile
     refuse_others(run)

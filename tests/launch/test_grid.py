@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launch.grid import expand, packaged_sweeps, text_of
+from launch.plainvalues import plain_values
 from tmrc.config.errors import ConfigError
 from tmrc.config.load import load_config
 from tmrc.config.yaml_file import parse_yaml
@@ -138,3 +139,44 @@ def test_the_points_are_those_of_hydras_own_sweeper(values: list[list[int]]) -> 
     texts = [f"a.k{n}={','.join(map(str, some))}" for n, some in enumerate(values)]
     parsed = OverridesParser.create().parse_overrides(texts)
     assert points(*texts) == BasicSweeper.split_arguments(parsed, None)[0]
+
+
+words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True) | st.sampled_from(
+    [
+        "True",
+        "null",
+        "inf",
+        "NaN",
+        "yes",
+        "no",
+        "on",
+        "1_000",
+        "0x10",
+        "007",
+        "+5",
+        "-0",
+        "1.",
+        ".5",
+        "1e5",
+        "-1.50E-2",
+        "a b",
+    ]
+)
+numbers = st.integers(-(10**20), 10**20).map(str) | st.floats(allow_nan=False).map(str)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(words | numbers, min_size=1, max_size=3), st.sampled_from(["{}", "choice({})", "range({})", "[{}]"]))
+def test_what_is_read_without_hydras_parser_means_what_it_means_to_hydra(some: list[str], form: str) -> None:
+    text = form.format(",".join(some))
+    plain = plain_values(text, 1000)
+    if plain is None:
+        return
+    override = OverridesParser.create().parse_override(f"a.b={text}")
+    meant = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+    assert plain == meant and list(map(type, plain)) == list(map(type, meant))
+
+
+@pytest.mark.parametrize("text", ["1e-4,3e-4", "choice(relu,gelu)", "range(4,9,2)", "range(0,3)", "7", "-1,0.5,x"])
+def test_common_values_do_not_need_hydra(text: str) -> None:
+    assert plain_values(text, 1000)

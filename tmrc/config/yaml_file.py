@@ -19,6 +19,10 @@ _FLOAT = re.compile(
     r"^([-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?"
     r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
 )
+# Of these, the numbers that Python reads as YAML does
+_PLAIN_NUMBER = re.compile(
+    r"-?(0|[1-9][0-9]{0,17}|[0-9]{1,17}\.[0-9]{0,17}([eE][-+]?[0-9]{1,3})?|[0-9]{1,17}[eE][-+]?[0-9]{1,3})\Z"
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,6 +82,8 @@ def dump_yaml(values: dict[str, Any]) -> str:
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain Python value of `text`. Raises ConfigError, which begins with `where` and names the line."""
+    if _PLAIN_NUMBER.match(text):  # most overrides, a hundred times as fast
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
     try:
         value = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
