@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.harness import ROOT, Aim, Given, Result, Side, compare
-from bench.processes import environment, process
+from bench.harness import ROOT, Aim, Figure, Given, Result, Side, compare
+from bench.processes import environment, process, with_processor
 from tests.launch import fake_slurm
 from tests.launch.helpers import write_config
 
@@ -27,6 +27,7 @@ echo x >> "$here/calls"
 mapfile -t calls < "$here/calls"
 echo "Submitted batch job ${#calls[@]}"
 """
+SILENT = ("squeue", "scontrol", "srun")
 ONE_BY_ONE = """
 import sys
 import submitit
@@ -41,7 +42,7 @@ assert len({job.job_id for job in jobs}) == len(jobs)
 def run(given: Given) -> Iterator[Result]:
     """Whole processes on both sides, with the same sbatch. What ours also does (checks, run directories) counts."""
     folder = given.scratch / "bin"
-    slurm = fake_slurm.install(folder, sbatch=SBATCH, sinfo=fake_slurm.SINFO, srun="#!/bin/bash\n")
+    slurm = fake_slurm.install(folder, sbatch=SBATCH, sinfo=fake_slurm.SINFO, **dict.fromkeys(SILENT, "#!/bin/bash\n"))
     env = environment(given.scratch, **slurm)
     config, artifacts, theirs = write_config(given.scratch), given.scratch / "artifacts", given.scratch / "theirs"
     ours = ["-m", "launch.cli.submit", "-m", "-p", "gpu", str(config), *SWEPT]
@@ -54,13 +55,15 @@ def run(given: Given) -> Iterator[Result]:
 
     _require_equal(ours, peer, env, folder / "calls", artifacts)
     clear()
+    computed: list[float] = []
     yield compare(
         f"submit {POINTS} runs",
         Aim("at least", 50),
-        Side("tmrc-submit -m", process(ours, env, clear)),
+        Side("tmrc-submit -m", with_processor(process(ours, env, clear), computed)),
         Side("submitit one by one", process(peer, env, clear)),
         given.repeats,
     )
+    yield Figure("processor time of tmrc-submit -m", tuple(computed[1:]), "s")
 
 
 def _require_equal(ours: list[str], peer: list[str], env: dict[str, str], calls: Path, artifacts: Path) -> None:
