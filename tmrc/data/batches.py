@@ -14,6 +14,7 @@ from tmrc.data.dataset import OPEN_SHARDS, TokenDataset
 from tmrc.data.order import Permutation
 
 Integers = NDArray[Any]
+_AT_ONCE = 4096  # positions whose samples are looked up together: a few cost as much as a thousand
 
 
 class BatchReader:
@@ -43,6 +44,8 @@ class BatchReader:
         self._first_items = ranges[:, 0] - dataset.first_item
         self._sample_starts = np.concatenate([[0], np.cumsum(ranges[:, 1])])
         self._text_tokens = np.asarray([shard.text_tokens for shard in dataset.shards], np.int64)
+        self._ahead = max(1, _AT_ONCE // batch_size)
+        self._blocks = functools.lru_cache(4)(self._samples_of_block)
         self.num_samples = int(self._sample_starts[-1])
         self.steps_per_epoch = self.num_samples // batch_size
         if self.steps_per_epoch == 0:
@@ -52,8 +55,9 @@ class BatchReader:
             )
 
     def samples(self, step: int) -> Integers:
-        """Items of the dataset that global step `step` (from 0) reads, (batch_size,)."""
-        items: Integers = self.samples_of(step, step + 1)[0]
+        """Items of the dataset that global step `step` (from 0) reads, (batch_size,). Not to be written to."""
+        block, within = divmod(step, self._ahead)
+        items: Integers = self._blocks(block)[within]
         return items
 
     def samples_of(self, first: int, end: int) -> Integers:
@@ -65,6 +69,11 @@ class BatchReader:
             found.append(self._items(epoch, batch * self.batch_size, (batch + count) * self.batch_size))
             first += count
         return np.concatenate(found).reshape(-1, self.batch_size)
+
+    def _samples_of_block(self, block: int) -> Integers:
+        items = self.samples_of(block * self._ahead, (block + 1) * self._ahead)
+        items.flags.writeable = False
+        return items
 
     def _items(self, epoch: int, first: int, end: int) -> Integers:
         """Items at positions `first` to before `end` of an epoch's order."""

@@ -41,17 +41,16 @@ def to_device(host: HostBatch, device: torch.device, eos_token: int) -> Batch:
 
 def next_token_targets(tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
     """Target of position t: the token at t + 1 where that is text of this sequence, else `IGNORED`."""
-    targets_BT = torch.full_like(tokens_BT, IGNORED)
-    positions_T = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device)
-    is_text = positions_T < lengths_B.unsqueeze(1)
-    targets_BT[:, :-1] = torch.where(is_text, tokens_BT[:, 1:], IGNORED)
-    return targets_BT
+    following_T = torch.arange(1, tokens_BT.shape[1] + 1, device=tokens_BT.device)
+    no_text_BT = following_T >= lengths_B.unsqueeze(1)  # so is what is rolled over from a row's begin to its end
+    return tokens_BT.roll(-1, 1).masked_fill_(no_text_BT, IGNORED)
 
 
 def document_ids(tokens_BT: Tensor, eos_token: int) -> Tensor:
     """Document number of each position within its sequence, from 0; an EOS belongs to the document it ends."""
-    ends_BT = tokens_BT == eos_token
-    return ends_BT.cumsum(1) - ends_BT.long()
+    ids_BT = torch.zeros_like(tokens_BT)
+    torch.cumsum(tokens_BT[:, :-1] == eos_token, 1, out=ids_BT[:, 1:])
+    return ids_BT
 
 
 def count_targets(lengths: list[int]) -> int:

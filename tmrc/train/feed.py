@@ -6,7 +6,6 @@ What is read is a function of the step alone, so nothing that was prefetched nee
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import queue
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch
 
 from tmrc.data.batches import BatchReader
 from tmrc.train.batch import HostBatch
-from tmrc.train.ledger import sums_of
+from tmrc.train.ledger import add_up, hashes
 
 _LOOK_EVERY = 1.0  # seconds between looks whether the thread still lives
 _PATIENCE = 5.0  # seconds for a read under way when no more are wanted
@@ -97,10 +96,15 @@ class Feed:
 
 
 def read_share(reader: BatchReader, share: Share, step: int, pin: bool) -> Iterator[HostBatch]:
-    """The micro-batches of `share` of global batch `step`, in order, with what the ledger records of them."""
-    samples = reader.samples(step)
-    for index in share.indices():
-        first = index * share.micro_batch_size
-        items = samples[first : first + share.micro_batch_size]
-        host = read_batch(reader, items, index, pin)
-        yield dataclasses.replace(host, sums=sums_of(items, host.tokens_BT.numpy(), first))
+    """The micro-batches of `share` of global batch `step`, in order, with what the ledger records of them.
+
+    They are read at once, since each read has costs of its own, and are views of one piece of memory.
+    """
+    size = share.micro_batch_size
+    items = reader.samples(step)[share.first * size : (share.first + share.count) * size]
+    whole = read_batch(reader, items, share.first, pin)
+    contents = hashes(items, whole.tokens_BT.numpy())
+    for position, index in enumerate(share.indices()):
+        part = slice(position * size, (position + 1) * size)
+        sums = add_up(items[part], contents[part], index * size)
+        yield HostBatch(index, whole.items[part], whole.tokens_BT[part], whole.lengths_B[part], sums)

@@ -78,13 +78,10 @@ def order_sums(items: Integers, first: int = 0) -> Words:
 
 def hashes(items: Integers, tokens: Integers) -> Words:
     """A 64-bit hash (BLAKE2b) of each sequence's item number and tokens, (n,)."""
-    rows = np.ascontiguousarray(tokens, "<i4")
-    numbers = np.ascontiguousarray(items, "<i8")
-    digests = []
-    for number, row in zip(numbers, rows, strict=True):
-        digest = hashlib.blake2b(number, digest_size=8)
-        digest.update(row)
-        digests.append(digest.digest())
+    rows = np.empty((len(tokens), 2 + tokens.shape[1]), "<i4")  # each an item number of two words, then its tokens
+    rows[:, :2] = np.ascontiguousarray(items, "<i8").view("<i4").reshape(-1, 2)
+    rows[:, 2:] = tokens
+    digests = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
     found: Words = np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
     return found
 
