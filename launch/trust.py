@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tmrc.config.errors import UserError
-from tmrc.config.rundir import RunDir
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tmrc.config.rundir import RunDir
 
 NOT_OTHERS = 0o022  # what is taken from the modes of all that a submission writes
 
@@ -24,6 +26,8 @@ def keep_others_out() -> None:
 
 def refuse_others(run: RunDir) -> None:
     """Raise UserError where somebody else could decide what going on with `run` executes."""
+    from tmrc.config.errors import UserError  # not for keep_others_out, which --help calls
+
     ours = trusted_owners(run.path)
     for path in _executed(run):
         try:
@@ -53,8 +57,8 @@ def _executed(run: RunDir) -> Iterator[Path]:
     yield from (run.path, run.config, run.submitit, run.code)
     code = run.code.resolve()
     for folder, folders, files in os.walk(code):
-        yield Path(folder)
-        yield from (Path(folder, name) for name in (*folders, *files))
+        yield (where := code / folder)
+        yield from (where / name for name in (*folders, *files))
     if run.submitit.is_dir():
         yield from run.submitit.glob("*.pkl")
 
