@@ -50,7 +50,12 @@ class GPT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens_BT: Tensor, mask: AttentionMask = None) -> Tensor:
-        """Logits (B, T, V) of the token after each position.
+        """Logits (B, T, V) of the token after each position; raises what `hidden` raises."""
+        logits_BTV: Tensor = self.lm_head(self.hidden(tokens_BT, mask))
+        return logits_BTV
+
+    def hidden(self, tokens_BT: Tensor, mask: AttentionMask = None) -> Tensor:
+        """What the output layer reads, (B, T, D).
 
         `mask` comes from `build_mask`; None stands for the plain causal mask and is refused for any other. Raises
         ValueError then, and for more positions than the context length.
@@ -64,5 +69,5 @@ class GPT(nn.Module):
         x_BTD = self.dropout(self.token_embedding(tokens_BT) + self.position_embedding(positions_T))
         for block in self.blocks:
             x_BTD = block(x_BTD, mask)
-        logits_BTV: Tensor = self.lm_head(self.final_norm(x_BTD))
-        return logits_BTV
+        out: Tensor = self.final_norm(x_BTD)
+        return out

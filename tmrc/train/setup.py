@@ -22,6 +22,7 @@ from tmrc.model.build import build_model
 from tmrc.train.batch import Batch
 from tmrc.train.distributed import World, broadcast_tensors
 from tmrc.train.evaluate import Validation
+from tmrc.train.failures import warn
 from tmrc.train.feed import Share, share_of
 from tmrc.train.optim import build_optimizer
 from tmrc.train.oracle import Oracle, OracleProbe
@@ -66,7 +67,7 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
     device = world.device
     oracle = Oracle(config.tokenizer.vocab_size) if config.training.use_oracle else None
     model = (oracle or build_model(config)).to(device)
-    precision: torch.dtype = getattr(torch, config.model.autocast_precision)
+    precision = computing_precision(config, world)
     module = LossModule(model, precision, device.type)
     wanted = config.training.compile
     compiled = oracle is None and (device.type == "cuda" and config.model.compile_flex if wanted == "auto" else wanted)
@@ -97,6 +98,25 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
     )
 
 
+def computing_precision(config: Config, world: World) -> torch.dtype:
+    """The precision of matrix products: `autocast_precision`, but float32 where bfloat16 would be emulated.
+
+    Without instructions for it torch multiplies bfloat16 on a CPU in plain loops, which take tens of times as long.
+    """
+    precision: torch.dtype = getattr(torch, config.model.autocast_precision)
+    if precision != torch.bfloat16 or world.device.type != "cpu" or multiplies_bfloat16():
+        return precision
+    if world.leads:
+        warn("this CPU has no instructions for bfloat16: matrix products are computed in float32, which is faster here")
+    return torch.float32
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU's bfloat16 products go through oneDNN (AVX-512 and later, or Arm's), rather than plain loops."""
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not has_onednn or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def choose_micro_batch_size(config: Config, world: World, of_checkpoint: int | None = None) -> int:
     """Sequences per forward pass. Raises ConfigError when ranks cannot share the global batch evenly."""
     batch, wanted = config.training.batch_size, config.training.micro_batch_size
@@ -124,8 +144,7 @@ def warm_up_batch(parts: Parts) -> Batch:
     Three tensors, as in a step: code that is compiled for one tensor in two places does for no step.
     """
     shape = (parts.share.micro_batch_size, parts.config.model.context_length)
-    zeros = torch.zeros(shape, dtype=torch.long, device=parts.world.device)
-    return Batch(zeros, zeros.clone(), zeros.clone())
+    return Batch(*(torch.zeros(shape, dtype=torch.long, device=parts.world.device) for _ in range(3)))
 
 
 def with_micro_batch_size(parts: Parts, micro: int) -> Parts:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tmrc.config.schema import Config
 from tmrc.train.batch import IGNORED, Batch
+from tmrc.train.loss import chunked_loss
 from tmrc.train.pulse import Pulse
 from tmrc.train.reduce import ExactReduction
 
@@ -48,6 +49,12 @@ class LossModule(nn.Module):
         self._summed_loss = torch.compile(self._summed_loss, *args, **kwargs)  # type: ignore[method-assign]
 
     def _summed_loss(self, tokens_BT: Tensor, targets_BT: Tensor, mask: Any) -> Tensor:
+        if self._takes_pieces():
+            predictor: Any = self.predictor
+            hidden_ND = predictor.hidden(tokens_BT, mask).flatten(0, 1)
+            head: nn.Linear = predictor.lm_head
+            with torch.autocast(self._device_type, enabled=False):  # it multiplies in the precision that it is told
+                return chunked_loss(hidden_ND, head.weight, head.bias, targets_BT.flatten(), self._precision)
         logits_NV = self.predictor(tokens_BT, mask).flatten(0, 1)
         return nn.functional.cross_entropy(
             logits_NV.float(), targets_BT.flatten(), ignore_index=IGNORED, reduction="sum"
@@ -55,6 +62,14 @@ class LossModule(nn.Module):
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device_type, self._precision, enabled=self._precision != torch.float32)
+
+    def _takes_pieces(self) -> bool:
+        """Whether the loss takes the logits in pieces: on a CPU, of a model that has a `hidden` and an `lm_head`.
+
+        Not in float16, whose gradients have to be scaled before they are computed.
+        """
+        fits = self._device_type == "cpu" and self._precision != torch.float16 and hasattr(self.predictor, "hidden")
+        return fits and not torch.compiler.is_compiling()
 
 
 def seed_of(seed: int, step: int, micro_batch: int) -> int:

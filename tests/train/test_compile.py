@@ -1,0 +1,114 @@
+"""Whole-model compilation: one graph, compiled once, whatever the loop does. A loop that does not wait in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.train.conftest import Trial
+from tmrc.train import setup
+from tmrc.train.loop import Loop
+
+Train = Callable[..., Trial]
+# Two layers; two micro-batches of four sequences a step; validations of 21 sequences, so the last forward has one.
+SIZES = ["model.n_layer=2", "training.micro_batch_size=4", "datasets.val_split_size=0.3", "training.val_batches=4"]
+# What makes the host wait for a GPU: reading a value, and results whose size depends on values
+WAITS = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal"}
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def waits(self) -> set[str]:
+        """Those among them that make the host wait."""
+        return WAITS & set(self.calls)
+
+
+@contextmanager
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.Graph]]:
+    """Graphs that are compiled meanwhile, run as they are: what is traced, and when, is the same for every backend.
+
+    A part that cannot be traced is an error.
+    """
+    found: list[torch.fx.Graph] = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Any:
+        found.append(graph.graph)
+        return graph.forward
+
+    compiles = torch.nn.Module.compile
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            torch.nn.Module, "compile", lambda self, **given: compiles(self, backend=backend, fullgraph=True, **given)
+        )
+        torch._dynamo.reset()
+        yield found
+        torch._dynamo.reset()
+
+
+def test_one_graph_serves_the_whole_of_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with gradients and one without, however a validation ends: nothing else is ever compiled."""
+    eager = train(*SIZES, "training.train_steps=8")
+    with graphs(monkeypatch) as found:
+        compiled = train(*SIZES, "training.train_steps=8", "training.compile=true")
+    attentions = [sum(node.target is scaled_dot_product_attention for node in graph.nodes) for graph in found]
+    assert attentions == [2, 2]
+    assert list(compiled.validations) == [0, 3, 6, 8]
+    assert compiled.losses == pytest.approx(eager.losses, rel=1e-3)
+    assert list(compiled.validations.values()) == pytest.approx(list(eager.validations.values()), rel=1e-3)
+
+
+def test_a_mask_is_built_once_for_all_layers(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[int, ...]] = []
+    build_mask = setup.build_mask
+
+    def counted(model: Any, backend: Any, document_ids_BT: torch.Tensor) -> Any:
+        built.append(tuple(document_ids_BT.shape))
+        return build_mask(model, backend, document_ids_BT)
+
+    monkeypatch.setattr(setup, "build_mask", counted)
+    train(*SIZES, "training.train_steps=3", "training.val_interval=0")
+    assert built == [(4, 16)] * 6
+
+
+def test_only_rows_make_the_host_wait(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop as it runs on a GPU: on a CPU it looks for non-finite values every step, since there is no waiting."""
+    between, logged = Counter(), Counter()
+
+    def watched(method: Callable[[Loop, Any], Any], after: bool) -> Callable[[Loop, Any], Any]:
+        def run(loop: Loop, given: Any) -> Any:
+            step = loop.progress.step + (not after)
+            with logged if step in (1, 8) else between:
+                return method(loop, given)
+
+        return run
+
+    def as_on_a_gpu(loop: Loop, feed: Any) -> Any:
+        loop._on_cpu = False
+        return trains(loop, feed)
+
+    trains = Loop._train
+    monkeypatch.setattr(Loop, "_train", as_on_a_gpu)
+    monkeypatch.setattr(Loop, "_train_step", watched(Loop._train_step, after=False))
+    monkeypatch.setattr(Loop, "_after_step", watched(Loop._after_step, after=True))
+    quiet = ["training.train_steps=8", "training.log_interval=100", "training.val_interval=0", "training.grad_clip=1.0"]
+    trial = train(*SIZES, *quiet)
+    assert trial.steps == [1, 8]
+    assert between.calls["_fused_adamw_"] == 6 and between.waits == set()
+    assert logged.waits
