@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, str] = {
     "sweep": "submitting a hundred runs",
     "report": "tmrc report on a sweep of 200 runs",
     "tracking": "training with Weights & Biases, well or broken",
+    "cpu_training": "training steps on a CPU against nanoGPT's (minutes)",
 }
 
 

@@ -1,0 +1,64 @@
+"""Training steps on a CPU: ours against nanoGPT's model and step as its train.py takes them there, at equal sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.harness import Aim, Given, Result, Side, compare
+from bench.serve import Server
+from tmrc.config.load import load_config
+
+SEQUENCES = 2  # of one step: the configuration's 256 would take minutes
+SHORT = 64  # tokens of a sequence, of one step, for bfloat16 without instructions for it: minutes as well
+NO_BFLOAT16 = "; this CPU has no bfloat16 instructions, where ours computes in float32"
+
+
+def run(given: Given) -> list[Result]:
+    """The default configuration in our precision against float32, and both in bfloat16."""
+    folder = str(given.peer("nanogpt", "model.py"))
+    from tmrc.train.setup import multiplies_bfloat16
+
+    note = "" if multiplies_bfloat16() else NO_BFLOAT16
+    short = ["model.context_length=64"] if note else []
+    pairs = [
+        ("default configuration, nanoGPT in float32", "float32", SEQUENCES, [], Aim("at least", 2.2)),
+        ("default configuration, both in bfloat16", "bfloat16", 1 if note else SEQUENCES, short, Aim("at least", 1.1)),
+    ]
+    results: list[Result] = []
+    for what, dtype, batch, sizes, aim in pairs:
+        overrides = ["training.device=cpu", f"training.batch_size={batch}", *sizes]
+        peer = nanogpt(folder, overrides, batch, dtype)
+        with Server("bench.our_step", {"config": "default", "overrides": overrides}) as ours, peer:
+            sides = (Side("tmrc", ours.per_million_tokens(1)), Side("nanoGPT", peer.per_million_tokens(1)))
+            length = load_config("default", overrides).model.context_length
+            results.append(compare(f"{what}, {batch} x {length} tokens a step{note}", aim, *sides, given.repeats))
+    return results
+
+
+def nanogpt(
+    folder: str, overrides: list[str], batch: int, dtype: str, *, config: str = "default", device: str = "cpu"
+) -> Server:
+    """nanoGPT at the sizes of our configuration, compiled on a GPU as its bench.py does. Raises Missing."""
+    return Server("bench.nanogpt_step", nanogpt_given(folder, overrides, batch, dtype, config, device))
+
+
+def nanogpt_given(
+    folder: str, overrides: list[str], batch: int, dtype: str, config: str, device: str
+) -> dict[str, Any]:
+    """What bench.nanogpt_step is to build."""
+    whole = load_config(config, overrides)
+    sizes = {
+        "n_layer": whole.model.n_layer,
+        "n_head": whole.model.n_head,
+        "n_embd": whole.model.d_model,
+        "block_size": whole.model.context_length,
+        "vocab_size": whole.tokenizer.vocab_size,
+    }
+    return {
+        "folder": folder,
+        "device": device,
+        "sizes": sizes,
+        "batch": batch,
+        "dtype": dtype,
+        "compile": device == "cuda",
+    }
