@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, str] = {
     "report": "tmrc report on a sweep of 200 runs",
     "tracking": "training with Weights & Biases, well or broken",
     "cpu_training": "training steps on a CPU against nanoGPT's (minutes)",
+    "gpu": "throughput, utilisation, memory and kernels of training on one GPU (minutes)",
 }
 
 

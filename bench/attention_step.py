@@ -17,7 +17,7 @@ from tmrc.model.attention import attend, attention_backend, build_mask
 @contextmanager
 def _build(given: dict[str, Any]) -> Iterator[Served]:
     """All layers of one micro-batch: for flex the mask is built once, and every layer uses it."""
-    model = load_config(given["config"], QUIET).model
+    model = load_config(given["config"], [*QUIET, *given["overrides"]]).model
     device, batch, length = given["device"], given["batch"], model.context_length
     torch.manual_seed(0)
     shape = (batch, model.n_head, length, model.d_model // model.n_head)

@@ -6,8 +6,7 @@ Every side is a process of its own. Sizes are those of the packaged configuratio
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def run(given: Given) -> list[Result]:
     return [result for config in CONFIGS for result in of_config(config, given, "cuda", STEPS)]
 
 
-def of_config(config: str, given: Given, device: str, steps: int, extra: tuple[str, ...] = ()) -> Iterator[Result]:
+def of_config(config: str, given: Given, device: str, steps: int, extra: Sequence[str] = ()) -> Iterator[Result]:
     """The figures of one configuration; `extra` overrides make it small enough for a try on a CPU."""
     batch = micro_batch(config, device, extra)
     overrides = [f"training.batch_size={batch}", f"training.micro_batch_size={batch}", *extra]
@@ -47,11 +46,11 @@ def of_config(config: str, given: Given, device: str, steps: int, extra: tuple[s
         yield from against_peers(config, overrides, batch, device, steps, side, given)
         yield compare_real(config, overrides, device, steps, given.repeats)
         yield compare_deterministic(config, overrides, device, steps, given.repeats, side)
-    yield compare_attention(config, batch, device, given.repeats)
+    yield compare_attention(config, overrides, batch, device, given.repeats)
     yield from time_of_a_step(config, [f"training.device={device}", *overrides])
 
 
-def micro_batch(config: str, device: str, extra: tuple[str, ...]) -> int:
+def micro_batch(config: str, device: str, extra: Sequence[str]) -> int:
     """What training.micro_batch_size: auto takes on this GPU."""
     import torch
 
@@ -136,9 +135,9 @@ def compare_deterministic(
     return Figure(f"{config}: throughput with training.deterministic", tuple(both.ratios), "of that without")
 
 
-def compare_attention(config: str, batch: int, device: str, repeats: int) -> Comparison:
+def compare_attention(config: str, overrides: list[str], batch: int, device: str, repeats: int) -> Comparison:
     """Flex and its mask against SDPA's causal kernel."""
-    sizes = {"config": config, "batch": batch, "device": device}
+    sizes = {"config": config, "overrides": overrides, "batch": batch, "device": device}
     steps = STEPS if device == "cuda" else 1
     with (
         Server("bench.attention_step", {**sizes, "masked": True}) as flex,
@@ -149,8 +148,3 @@ def compare_attention(config: str, batch: int, device: str, repeats: int) -> Com
             Side("SDPA, causal", plain.per_million_tokens(steps)),
         )
         return compare(f"{config}: attention of a million tokens", Aim("at most", ATTENTION), *sides, repeats)
-
-
-def middle(values: tuple[float, ...]) -> float:
-    """The median."""
-    return statistics.median(values)

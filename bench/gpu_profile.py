@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from bench.harness import Figure
 from bench.our_step import parts_of, stepping
+from bench.serve import Step
 
 PROFILED = 5  # steps
+ON_GPU = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})  # categories of the trace
+ON_CPU = frozenset({"cpu_op"})
 IDLE = "idle"
 REST = "other"
 # The first that fits a kernel's name counts.
@@ -68,13 +75,11 @@ def time_of_a_step(config: str, overrides: list[str]) -> Iterator[Figure]:
         yield Figure(f"{config}: {group}", (100 * share,), "% of a step", note=_heaviest(spans, group))
 
 
-def profiled(step: object, device: str) -> list[Span]:
-    """What ran on the device in `PROFILED` steps; on a CPU the operations that call no other."""
+def profiled(step: Step, device: str) -> list[Span]:
+    """What ran on the device in `PROFILED` steps; on a CPU torch's operations, which contain each other."""
     import torch
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
-    assert callable(step)
     on_gpu = device == "cuda"
     step()
     activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -83,19 +88,17 @@ def profiled(step: object, device: str) -> list[Span]:
             step()
         if on_gpu:
             torch.cuda.synchronize()
-    events = profiler.events() or []
-    wanted = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    return [
-        Span(event.name, event.time_range.start, event.time_range.end)
-        for event in events
-        if event.device_type == wanted and not _is_label(event) and (on_gpu or not event.cpu_children)
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        events = json.loads(file.read_text())["traceEvents"]
+    return spans_of(events, ON_GPU if on_gpu else ON_CPU)
 
 
-def _is_label(event: object) -> bool:
-    """Whether it is what somebody has named on the device's time line, and no kernel."""
-    name = getattr(event, "name", "")
-    return bool(getattr(event, "is_user_annotation", False)) or name.startswith(("Optimizer.", "ProfilerStep", "## "))
+def spans_of(events: Iterable[Mapping[str, Any]], kinds: frozenset[str]) -> list[Span]:
+    """The complete events of these categories in a trace of torch's profiler."""
+    chosen = (event for event in events if event.get("ph") == "X" and event.get("cat") in kinds)
+    return [Span(event["name"], event["ts"], event["ts"] + event["dur"]) for event in chosen]
 
 
 def _heaviest(spans: list[Span], group: str) -> str:

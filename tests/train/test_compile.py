@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.train.conftest import Trial
+from tmrc.config.schema import Config, ModelConfig, TokenizerConfig
+from tmrc.model.build import build_model
 from tmrc.train import setup
 from tmrc.train.loop import Loop
+from tmrc.train.step import LossModule
 
 Train = Callable[..., Trial]
 # Two layers; two micro-batches of four sequences a step; validations of 21 sequences, so the last forward has one.
@@ -72,6 +78,23 @@ def test_one_graph_serves_the_whole_of_training(train: Train, monkeypatch: pytes
     assert list(compiled.validations) == [0, 3, 6, 8]
     assert compiled.losses == pytest.approx(eager.losses, rel=1e-3)
     assert list(compiled.validations.values()) == pytest.approx(list(eager.validations.values()), rel=1e-3)
+
+
+def test_inside_ddp_it_is_one_graph_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the gradients take several of DDP's buckets, the first of which has 1 MiB."""
+    keys = ModelConfig(d_model=128, n_head=2, n_layer=3, context_length=8, autocast_precision="float32")
+    config = dataclasses.replace(Config(), model=keys, tokenizer=TokenizerConfig(vocab_size=4000))
+    module = LossModule(build_model(config), torch.float32, "cpu")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        with graphs(monkeypatch) as found:
+            setup.compile_whole(module)
+            tokens, targets = torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)
+            wrapped = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+            wrapped(tokens, targets, torch.ones(1, 1, 8, 8, dtype=torch.bool)).backward()
+    finally:
+        dist.destroy_process_group()
+    assert len(found) == 1
 
 
 def test_a_mask_is_built_once_for_all_layers(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

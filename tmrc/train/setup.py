@@ -72,7 +72,7 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
     wanted = config.training.compile
     compiled = oracle is None and (device.type == "cuda" and config.model.compile_flex if wanted == "auto" else wanted)
     if compiled:
-        module.compile(dynamic=False)
+        compile_whole(module)
     mask = functools.partial(build_mask, config.model, attention_backend(config.model, device.type))
     optimizer = build_optimizer(model.named_parameters(), config.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
@@ -96,6 +96,16 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
         build_mask=mask,
         probe=OracleProbe(module, oracle, device) if oracle else None,
     )
+
+
+def compile_whole(module: nn.Module) -> None:
+    """Have `module` compiled as one graph at its first call, also inside DDP.
+
+    Of itself dynamo would cut it up at DDP's buckets, and some versions of torch refuse to with FlexAttention in it.
+    Then gradients are there all at once, and their reduction does not overlap with the backward pass.
+    """
+    torch._dynamo.config.optimize_ddp = False
+    module.compile(dynamic=False)
 
 
 def computing_precision(config: Config, world: World) -> torch.dtype:
