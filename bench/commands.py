@@ -11,7 +11,7 @@ from tests.launch.helpers import write_config
 from tests.report.made import make_sweep
 
 RUNS, ROWS = 500, 100
-SUBMIT = ("-m", "launch.cli.submit")
+SUBMIT = ("-c", "from launch.cli.submit import main; main()")  # as the installed script does
 
 
 def run(given: Given) -> Iterator[Result]:
