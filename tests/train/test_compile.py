@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
+from torch.nn.attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.train.conftest import Trial
 from tmrc.config.schema import Config, ModelConfig, TokenizerConfig
+from tmrc.model.attention import build_mask
 from tmrc.model.build import build_model
+from tmrc.model.masks import MASKS
 from tmrc.train import setup
 from tmrc.train.loop import Loop
 from tmrc.train.step import LossModule
@@ -58,12 +63,11 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.fx.Graph]]:
         found.append(graph.graph)
         return graph.forward
 
-    compiles = torch.nn.Module.compile
+    compiles = torch.compile
     with monkeypatch.context() as patch:
-        patch.setattr(
-            torch.nn.Module, "compile", lambda self, **given: compiles(self, backend=backend, fullgraph=True, **given)
-        )
+        patch.setattr(torch, "compile", lambda work, **how: compiles(work, backend=backend, fullgraph=True, **how))
         torch._dynamo.reset()
+        counters.clear()
         yield found
         torch._dynamo.reset()
 
@@ -80,20 +84,51 @@ def test_one_graph_serves_the_whole_of_training(train: Train, monkeypatch: pytes
     assert list(compiled.validations.values()) == pytest.approx(list(eager.validations.values()), rel=1e-3)
 
 
-def test_inside_ddp_it_is_one_graph_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the gradients take several of DDP's buckets, the first of which has 1 MiB."""
-    keys = ModelConfig(d_model=128, n_head=2, n_layer=3, context_length=8, autocast_precision="float32")
+@pytest.mark.skipif(TorchVersion(torch.__version__) < "2.13", reason="there the graph stays whole inside DDP")
+@pytest.mark.parametrize("flex", [False, True])
+def test_inside_ddp_the_graph_ends_where_buckets_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flex: bool
+) -> None:
+    """So that gradients are reduced while others are computed. The first bucket has 1 MiB."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *_: None)  # uncompiled, a CPU can do it
+    keys = ModelConfig(d_model=128, n_head=2, n_layer=1, context_length=128, autocast_precision="float32")
     config = dataclasses.replace(Config(), model=keys, tokenizer=TokenizerConfig(vocab_size=4000))
-    module = LossModule(build_model(config), torch.float32, "cpu")
+    tokens = torch.zeros(1, 128, dtype=torch.long)
+    mask = build_mask(keys, "flex" if flex else "sdpa", tokens)
+    gradients = []
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     try:
-        with graphs(monkeypatch) as found:
-            setup.compile_whole(module)
-            tokens, targets = torch.zeros(1, 8, dtype=torch.long), torch.ones(1, 8, dtype=torch.long)
-            wrapped = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
-            wrapped(tokens, targets, torch.ones(1, 1, 8, 8, dtype=torch.bool)).backward()
+        for compiled in (False, True):
+            torch.manual_seed(0)
+            module = LossModule(build_model(config), torch.float32, "cpu")
+            with graphs(monkeypatch) as found:
+                if compiled:
+                    setup.compile_whole(module)
+                wrapped = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+                wrapped(tokens, tokens + 1, mask).backward()
+            gradients.append([parameter.grad for parameter in module.parameters()])
     finally:
         dist.destroy_process_group()
+    assert len(found) == 2 and counters["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_compiled_is_without_autocast(train: Train, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Of code with autocast in it torch's caches do not take the whole."""
+    with graphs(monkeypatch) as found:
+        train("training.compile=true", "training.val_interval=0", f"model.autocast_precision={precision}")
+    (graph,) = found
+    assert not [node for node in graph.nodes if "autocast" in str(node.target)]
+
+
+def test_masks_of_other_documents_need_no_other_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ModelConfig(d_model=128, n_head=2, context_length=256)
+    with graphs(monkeypatch) as found:
+        create = torch.compile(flex_attention.create_block_mask, dynamic=False)
+        for length in (20, 30, 40):
+            documents = (torch.arange(256) // length).repeat(2, 1)
+            create(MASKS.get(keys.mask).factory(documents), 2, None, 256, 256, device="cpu")
     assert len(found) == 1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.torch_version import TorchVersion
 
 from tmrc.config.errors import ConfigError
 from tmrc.config.estimate import auto_micro_batch_size
@@ -99,12 +100,14 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
 
 
 def compile_whole(module: nn.Module) -> None:
-    """Have `module` compiled as one graph at its first call, also inside DDP.
+    """Have `module` compiled as one graph at its first call.
 
-    Of itself dynamo would cut it up at DDP's buckets, and some versions of torch refuse to with FlexAttention in it.
-    Then gradients are there all at once, and their reduction does not overlap with the backward pass.
+    Inside DDP torch cuts the graph up where DDP's buckets end, so that gradients are reduced while the backward pass
+    goes on. Before 2.13 that is not known to work with FlexAttention in the graph: there it stays whole, and the
+    reduction follows the backward pass.
     """
-    torch._dynamo.config.optimize_ddp = False
+    if TorchVersion(torch.__version__) < "2.13":
+        torch._dynamo.config.optimize_ddp = False
     module.compile(dynamic=False)
 
 
