@@ -21,6 +21,7 @@ from tmrc.config.load import load_config
 
 CONFIGS = ("default", "gpt2-124m")
 STEPS = 20  # of one measurement
+MILLION = 1e6  # tokens
 MFU, AGAINST_NANOGPT, ATTENTION, REAL = 0.40, 1.15, 1.15, 0.99
 ORIGINAL_BATCH = 256  # sequences; halved until they fit
 
@@ -40,7 +41,7 @@ def of_config(config: str, given: Given, device: str, steps: int, extra: Sequenc
     overrides = [f"training.batch_size={batch}", f"training.micro_batch_size={batch}", *extra]
     with ExitStack() as ends:
         ours = ends.enter_context(our_side(config, overrides, device))
-        measure = ours.per_million_tokens(steps)
+        measure = ours.seconds_of(MILLION, steps)
         yield from speed(config, overrides, device, repeated(measure, given.repeats), ours)
         side = Side(f"tmrc at {batch} sequences", measure)
         yield from against_peers(config, overrides, batch, device, steps, side, given)
@@ -72,7 +73,7 @@ def speed(config: str, overrides: list[str], device: str, seconds: tuple[float, 
 
     from tmrc.train.metrics import peak_flops
 
-    rates = tuple(1e6 / value for value in seconds)
+    rates = tuple(MILLION / value for value in seconds)
     yield Figure(f"{config}: tokens a second", rates, "tokens/s", note=f"{ours.tokens:,} tokens a step")
     peak, flops = peak_flops(torch.device(device)), flops_per_token(load_config(config, [*QUIET, *overrides]))
     if peak and flops:
@@ -89,7 +90,7 @@ def against_peers(
         folder = str(given.peer("nanogpt", "model.py"))
         dtype = "bfloat16" if device == "cuda" else "float32"
         with nanogpt(folder, [*QUIET, *overrides], batch, dtype, config=config, device=device) as theirs:
-            side = Side("nanoGPT, causal only", theirs.per_million_tokens(steps))
+            side = Side("nanoGPT, causal only", theirs.seconds_of(MILLION, steps))
             aim = Aim("at least", AGAINST_NANOGPT)
             yield compare(f"{config}: a million tokens", aim, ours, side, given.repeats)
     whole = load_config(config, [*QUIET, *overrides])
@@ -97,7 +98,7 @@ def against_peers(
     if "tmrc" in given.peers and whole.model.d_model == whole.model.context_length:
         folder = given.peer("tmrc", "src/tmrc/tmrc_core/models/gpt.py") / "src"
         with original(folder, whole, device) as theirs:
-            side = Side(f"original tmrc, {theirs.tokens:,} tokens a step", theirs.per_million_tokens(steps))
+            side = Side(f"original tmrc, {theirs.tokens:,} tokens a step", theirs.seconds_of(MILLION, steps))
             yield compare(f"{config}: a million tokens", Aim("at least", 1.0), ours, side, given.repeats)
 
 
@@ -120,7 +121,7 @@ def compare_real(config: str, overrides: list[str], device: str, steps: int, rep
         our_side(config, overrides, device) as still,
         our_side(config, overrides, device, reads=True) as reading,
     ):
-        pair = (Side("read", reading.per_million_tokens(steps)), Side("made up", still.per_million_tokens(steps)))
+        pair = (Side("read", reading.seconds_of(MILLION, steps)), Side("made up", still.seconds_of(MILLION, steps)))
         both = compare("", Aim("at least", REAL), *pair, repeats)
     return Figure(f"{config}: throughput on real data", tuple(both.ratios), "of made-up data's", both.aim)
 
@@ -130,7 +131,7 @@ def compare_deterministic(
 ) -> Figure:
     """What training.deterministic costs."""
     with our_side(config, [*overrides, "training.deterministic=true"], device) as exact:
-        side = Side("deterministic", exact.per_million_tokens(steps))
+        side = Side("deterministic", exact.seconds_of(MILLION, steps))
         both = compare("", Aim("at least", 0.0), side, ours, repeats)
     return Figure(f"{config}: throughput with training.deterministic", tuple(both.ratios), "of that without")
 
@@ -144,7 +145,7 @@ def compare_attention(config: str, overrides: list[str], batch: int, device: str
         Server("bench.attention_step", {**sizes, "masked": False}) as plain,
     ):
         sides = (
-            Side("flex with its mask", flex.per_million_tokens(steps)),
-            Side("SDPA, causal", plain.per_million_tokens(steps)),
+            Side("flex with its mask", flex.seconds_of(MILLION, steps)),
+            Side("SDPA, causal", plain.seconds_of(MILLION, steps)),
         )
         return compare(f"{config}: attention of a million tokens", Aim("at most", ATTENTION), *sides, repeats)

@@ -98,15 +98,15 @@ class Server:
         self._process.stdin.close()
         self._process.wait()
 
-    def per_million_tokens(self, steps: int) -> Callable[[], float]:
-        """A measurement: seconds of a million tokens, from so many steps."""
+    def seconds_of(self, tokens: float, steps: int) -> Callable[[], float]:
+        """A measurement: seconds of so many tokens, from so many steps."""
 
         def seconds() -> float:
             assert self._process.stdin
             print(steps, file=self._process.stdin, flush=True)
             answer = self._answer()
             self.peak_bytes = answer["peak"]
-            return float(answer["seconds"]) * 1e6 / (steps * self.tokens)
+            return float(answer["seconds"]) * tokens / (steps * self.tokens)
 
         return seconds
 
