@@ -119,7 +119,7 @@ def test_one_between_two_looks_is_found_at_the_next_and_named_by_its_own_step(
 def test_an_infinite_gradient_is_told_from_a_loss(
     train: Train, new_trial: NewTrial, spoil_gradient: Callable[[int], None], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    trial = new_trial(EVERY_STEP, "model.autocast_precision=float32")
+    trial = new_trial(EVERY_STEP)
     spoil_gradient(4)
     train(again=trial, expect=1)
     said = capfd.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tmrc.config.errors import ConfigError
 from tmrc.config.load import load_config
 from tmrc.config.schema import Config
-from tmrc.train import metrics
+from tmrc.train import metrics, setup
 from tmrc.train.distributed import World, choose_device
 from tmrc.train.feed import share_of
 from tmrc.train.setup import choose_micro_batch_size
@@ -83,3 +83,28 @@ def test_peaks_of_known_gpus(monkeypatch: pytest.MonkeyPatch, name: str, peak: f
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
     assert metrics.peak_flops(torch.device("cuda", 0)) == peak
     assert metrics.peak_flops(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "has_instructions", "asked", "computed"),
+    [
+        ("cpu", True, "bfloat16", torch.bfloat16),
+        ("cpu", False, "bfloat16", torch.float32),
+        ("cpu", False, "float16", torch.float16),
+        ("cuda", False, "bfloat16", torch.bfloat16),
+    ],
+)
+def test_only_an_emulated_bfloat16_is_float32(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    device: str,
+    has_instructions: bool,
+    asked: str,
+    computed: torch.dtype,
+) -> None:
+    monkeypatch.setattr(setup, "multiplies_bfloat16", lambda: has_instructions)
+    where = World(0, 1, torch.device(device))
+    assert setup.computing_precision(config(256, autocast_precision=asked), where) == computed
+    assert ("no instructions for bfloat16" in capsys.readouterr().out) == (
+        asked != str(computed).removeprefix("torch.")
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +24,6 @@ from tmrc.model.build import build_model
 from tmrc.train.batch import Batch
 from tmrc.train.distributed import World, broadcast_tensors
 from tmrc.train.evaluate import Validation
-from tmrc.train.failures import warn
 from tmrc.train.feed import Share, share_of
 from tmrc.train.optim import build_optimizer
 from tmrc.train.oracle import Oracle, OracleProbe
@@ -120,7 +120,8 @@ def computing_precision(config: Config, world: World) -> torch.dtype:
     if precision != torch.bfloat16 or world.device.type != "cpu" or multiplies_bfloat16():
         return precision
     if world.leads:
-        warn("this CPU has no instructions for bfloat16: matrix products are computed in float32, which is faster here")
+        with contextlib.suppress(OSError, ValueError):  # a log that cannot be written to is no reason to stop
+            print("this CPU has no instructions for bfloat16: matrix products are computed in float32", flush=True)
     return torch.float32
 
 
