@@ -46,23 +46,27 @@ def unpack(source: BinaryIO, folder: Path) -> int:
 
     Raises UnusableError for what is no whole archive of ours, and OSError; the caller then throws the files away.
     """
-    digests: dict[str, str] = {}
-    total = 0
     try:
         with tarfile.open(fileobj=source, mode="r:") as tar:
-            for member in tar:
-                name = _checked(member, digests)
-                total += member.size
-                if total > LIMIT or len(digests) >= MOST_FILES:
-                    raise UnusableError(f"holds more than {LIMIT // 2**20:,} MiB or {MOST_FILES:,} files")
-                data = _content(tar, member)
-                if name == DIGESTS:
-                    _require(json.loads(data) == digests, "its contents are not those that were written")
-                    return total - member.size
-                digests[name] = hashlib.sha256(data).hexdigest()
-                _write(folder / name, data)
+            return _unpack(tar, folder)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise UnusableError(f"is damaged: {str(error)[:100]}") from None
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path) -> int:
+    digests: dict[str, str] = {}
+    total = 0
+    for member in tar:
+        name = _checked(member, digests)
+        total += member.size
+        if total > LIMIT or len(digests) >= MOST_FILES:
+            raise UnusableError(f"holds more than {LIMIT // 2**20:,} MiB or {MOST_FILES:,} files")
+        data = _content(tar, member)
+        if name == DIGESTS:
+            _require(json.loads(data) == digests, "its contents are not those that were written")
+            return total - member.size
+        digests[name] = hashlib.sha256(data).hexdigest()
+        _write(folder / name, data)
     raise UnusableError("is cut off")
 
 
