@@ -17,13 +17,15 @@ from launch.grid import expand
 from launch.interrupts import interruptible
 from launch.points import Point, Sweep, check_sweep, plan_sweep, read_points, settle
 from launch.preflight import Facts
+from launch.rundirs import make_durable
 from launch.script import Array, batch_script
 from launch.signals import hold_back, let_through
 from launch.slurm_check import check_script
 from launch.sweepfiles import begin, sweep_lock
+from tmrc.config.errors import UserError
 from tmrc.config.estimate import save_seconds
 from tmrc.config.load import find_config
-from tmrc.config.rundir import append_event
+from tmrc.config.rundir import note_event
 
 if TYPE_CHECKING:
     from launch.submit import Request
@@ -137,6 +139,8 @@ def submit_points(prepared: Prepared, request: Request, tell: Callable[[Sequence
         hold_back()  # what is in the queue must be known, to the runs' events and to whoever waits for it
         try:
             for_each(list(zip(points, job_ids, strict=True)), lambda pair: say_submitted_to_slurm(*pair))
+            with contextlib.suppress(UserError):  # as above
+                make_durable(point.run.events for point in points if point.run.events.exists())
             tell(job_ids)
         finally:
             let_through()
@@ -146,4 +150,4 @@ def say_submitted_to_slurm(point: Point, job_id: str) -> None:
     """Leave in the run's events that its job is in the queue."""
     about = {"executor": "slurm", "job_id": job_id, "overrides": list(point.overrides)}
     with contextlib.suppress(OSError):  # the job is in the queue, whatever else fails
-        append_event(point.run, "submitted", attempt=last_attempt(point.run) + 1, **about)
+        note_event(point.run, "submitted", attempt=last_attempt(point.run) + 1, **about)

@@ -10,7 +10,8 @@ import re
 Plain = int | float | str
 _INT = r"[+-]?(?:0|[1-9][0-9]{0,17})"
 _ONE = re.compile(
-    rf"(?P<int>{_INT})|(?P<float>[+-]?[0-9]{{1,17}}(?:\.[0-9]{{1,17}})?(?:[eE][+-]?[0-9]{{1,2}})?)|[A-Za-z_]\w*",
+    rf"(?P<int>{_INT})|(?P<float>[+-]?[0-9]{{1,17}}(?:\.[0-9]{{1,17}})?(?:[eE][+-]?[0-9]{{1,2}})?)|[A-Za-z_]\w*"
+    r"|\.{0,2}/[\w./-]*",  # a path
     re.ASCII,
 )
 _RANGE = re.compile(rf"range\(({_INT}),({_INT})(?:,({_INT}))?\)")

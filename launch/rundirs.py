@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import getpass
+import json
 import os
 import platform
 import re
@@ -11,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,31 @@ def create_point(
 ) -> None:
     """Make the directory of one of many runs, which share a copy of the `code`. Raises UserError when it cannot be.
 
-    `written` is what `write_config` keeps from one to the next.
+    `written` is what `write_config` keeps from one to the next. Nothing is durable before `make_durable`: to make a
+    file just after another has been synced takes thirty times as long on ext4.
     """
 
     def fill(unfinished: RunDir) -> None:
         unfinished.code.symlink_to(os.path.relpath(code, run.path))  # a sweep can be moved as a whole
-        _describe(unfinished, config, {"id": run.path.name, **about}, written)
+        unfinished.submitit.mkdir(mode=0o700)
+        write_config(config, unfinished.config, written)
+        text = json.dumps({"id": run.path.name, **about}, ensure_ascii=False, indent=2) + "\n"
+        unfinished.run_json.write_bytes(text.encode("utf8", "backslashreplace"))
 
     _make(run, fill)
+
+
+def make_durable(files: Iterable[Path]) -> None:
+    """Wait until the files are on stable storage. Raises UserError when they cannot be written there."""
+    for path in files:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def _make(run: RunDir, fill: Callable[[RunDir], None]) -> None:
@@ -86,10 +104,10 @@ def _make(run: RunDir, fill: Callable[[RunDir], None]) -> None:
         raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why}") from None
 
 
-def _describe(run: RunDir, config: Config, about: dict[str, Any], written: dict[str, str] | None = None) -> None:
+def _describe(run: RunDir, config: Config, about: dict[str, Any]) -> None:
     """Write what is known of the run, run.json last."""
     run.submitit.mkdir(mode=0o700)  # holds pickles, which run code when they are loaded
-    write_config(config, run.config, written)
+    write_config(config, run.config)
     write_json(run.run_json, about)
 
 

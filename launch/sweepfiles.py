@@ -15,7 +15,7 @@ from launch.atonce import for_each
 from launch.attempts import hold_lock, newest_step, refuse_running
 from launch.code import copy_code
 from launch.points import NEW, Point, Sweep
-from launch.rundirs import create_point, provenance
+from launch.rundirs import create_point, make_durable, provenance
 from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
 from tmrc.config.errors import UserError
@@ -107,6 +107,7 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
 
     with waiting(f"{len(new):,} run directories to be written"):
         for_each(new, create)
+        make_durable(point.run.run_json for point in new)
     _allow_open_files(2 * len(points) + 256)
     for point in points:
         if point.state != NEW:

@@ -165,8 +165,14 @@ words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True) | st.sample
 numbers = st.integers(-(10**20), 10**20).map(str) | st.floats(allow_nan=False).map(str)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(words | numbers, min_size=1, max_size=3), st.sampled_from(["{}", "choice({})", "range({})", "[{}]"]))
+paths = st.from_regex(r"\.{0,2}/[\w./-]{0,20}", fullmatch=True, alphabet=st.characters(max_codepoint=127))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(words | numbers | paths, min_size=1, max_size=3),
+    st.sampled_from(["{}", "choice({})", "range({})", "[{}]"]),
+)
 def test_what_is_read_without_hydras_parser_means_what_it_means_to_hydra(some: list[str], form: str) -> None:
     text = form.format(",".join(some))
     plain = plain_values(text, 1000)
@@ -177,6 +183,8 @@ def test_what_is_read_without_hydras_parser_means_what_it_means_to_hydra(some: l
     assert plain == meant and list(map(type, plain)) == list(map(type, meant))
 
 
-@pytest.mark.parametrize("text", ["1e-4,3e-4", "choice(relu,gelu)", "range(4,9,2)", "range(0,3)", "7", "-1,0.5,x"])
+@pytest.mark.parametrize(
+    "text", ["1e-4,3e-4", "choice(relu,gelu)", "range(4,9,2)", "range(0,3)", "7", "-1,0.5,x", "/data/a-b_1.2/1e5"]
+)
 def test_common_values_do_not_need_hydra(text: str) -> None:
     assert plain_values(text, 1000)
