@@ -17,14 +17,14 @@ from bench.harness import Given, Missing, Report, machine
 
 # Benchmark -> what it measures. Those that take longest come last.
 BENCHMARKS: dict[str, str] = {
-    "checkpoint": "how long a save holds training up",
-    "restart": "from a job's start to its first step, new and requeued",
     "commands": "whole processes of tmrc-submit and tmrc status",
     "loader": "the feed of training, document ids, the order of samples",
-    "sweep": "submitting a hundred runs",
-    "report": "tmrc report on a sweep of 200 runs",
-    "tracking": "training with Weights & Biases, well or broken",
+    "checkpoint": "how long a save holds training up",
+    "sweep": "submitting a hundred runs (minutes)",
+    "report": "tmrc report on a sweep of 200 runs (minutes)",
     "cpu_training": "training steps on a CPU against nanoGPT's (minutes)",
+    "tracking": "training with Weights & Biases, well or broken (minutes)",
+    "restart": "from a job's start to its first step, new and requeued (a quarter of an hour)",
     "gpu": "throughput, utilisation, memory and kernels of training on one GPU (minutes)",
 }
 
@@ -33,14 +33,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns 1 when an aim is missed, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"all of {', '.join(BENCHMARKS)} without one")
-    parser.add_argument("--peer", action="append", default=[], metavar="NAME=FOLDER", help="a checkout of a peer")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--peer", action="append", default=[], type=_peer, metavar="NAME=FOLDER", help="a checkout of a peer"
+    )
+    parser.add_argument("--repeats", type=_count, default=7, metavar="N", help="of each side; 7 where none is given")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"got {', '.join(unknown)}, valid: {', '.join(BENCHMARKS)}")
-    peers = dict(entry.partition("=")[::2] for entry in given.peer)
-    folders = {name: Path(folder).resolve() for name, folder in peers.items()}
+    if given.json and not given.json.resolve().parent.is_dir():
+        parser.error(f"--json: got {given.json}, valid: a file in a directory that there is")
+    folders = dict(given.peer)
     report = Report()
     for name in given.names or BENCHMARKS:
         _run(name, given.repeats, folders, report)
@@ -48,6 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
     if given.json:
         given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     return 0 if all(result.reached for found in report.results.values() for result in found) else 1
+
+
+def _peer(text: str) -> tuple[str, Path]:
+    name, _, folder = text.partition("=")
+    if not name or not Path(folder or "/dev/null").is_dir():
+        raise argparse.ArgumentTypeError(f"got {text}, valid: NAME=FOLDER, such as nanogpt=../nanoGPT, a directory")
+    return name, Path(folder).resolve()
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, valid: an integer of at least 1")
+    return int(text)
 
 
 def _run(name: str, repeats: int, peers: dict[str, Path], report: Report) -> None:

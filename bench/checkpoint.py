@@ -35,7 +35,7 @@ SIZES = ["tokenizer.vocab_size=32000"]  # on top of configs/train/default.yaml
 State = tuple[nn.Module, torch.optim.Optimizer]
 
 
-def run(given: Given) -> list[Result]:
+def run(given: Given) -> Iterator[Result]:
     """Compare stalls, after a check that what we write comes back bit for bit."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = trained(device)
@@ -44,12 +44,12 @@ def run(given: Given) -> list[Result]:
     what = f"checkpoint stall, {parameter_count(state[0]) / 1e6:.0f} M parameters with Adam state on {device.type}"
     blocking = Side("torch.save + fsync + rename", timed(lambda: save_blocking(given.scratch / "torch.pt", state)))
     side = Side("tmrc", timed(ours.save, ours.finish))
-    results: list[Result] = [compare(what, Aim("at most", 0.1), side, blocking, given.repeats)]
+    yield compare(what, Aim("at most", 0.1), side, blocking, given.repeats)
     with dcp_side(given.scratch / "dcp", state, device) as theirs:
-        results.append(compare(what, Aim("at most", 1.0), side, theirs, given.repeats))
-    results += [durable(ours, given.repeats), slowdown(ours, given.repeats)]
+        yield compare(what, Aim("at most", 1.0), side, theirs, given.repeats)
+    yield durable(ours, given.repeats)
+    yield slowdown(ours, given.repeats)
     ours.close()
-    return results
 
 
 def trained(device: torch.device) -> State:

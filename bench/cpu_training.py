@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from bench.harness import Aim, Given, Result, Side, compare
@@ -13,40 +14,28 @@ SEQUENCES = 2  # of one step: the configuration's 256 would take minutes
 NO_BFLOAT16 = "; this CPU has no bfloat16 instructions, where ours computes in float32"
 
 
-def run(given: Given) -> list[Result]:
+def run(given: Given) -> Iterator[Result]:
     """The default configuration in our precision against float32, and both in bfloat16."""
     folder = str(given.peer("nanogpt", "model.py"))
     from tmrc.train.setup import multiplies_bfloat16
 
     note = "" if multiplies_bfloat16() else NO_BFLOAT16
     short = ["model.context_length=64"] if note else []
-    pairs = [
-        (
-            "default, nanoGPT in float32",
-            "float32",
-            SEQUENCES,
-            [],
-            Aim("at least", 2.2),
-        ),
-        (
-            "default, both in bfloat16",
-            "bfloat16",
-            1 if note else SEQUENCES,
-            short,
-            Aim("at least", 1.1),
-        ),
-    ]
-    results: list[Result] = []
-    for what, dtype, batch, sizes, aim in pairs:
-        overrides = ["training.device=cpu", f"training.batch_size={batch}", *sizes]
-        peer = nanogpt(folder, overrides, batch, dtype)
-        with Server("bench.our_step", {"config": "default", "overrides": overrides}) as ours, peer:
-            sides = (Side("tmrc", ours.seconds_of(1000, 1)), Side("nanoGPT", peer.seconds_of(1000, 1)))
-            length = load_config("default", overrides).model.context_length
-            results.append(
-                compare(f"{what}: a thousand tokens, {batch} x {length} a step{note}", aim, *sides, given.repeats)
-            )
-    return results
+    halves = 1 if note else SEQUENCES
+    yield _compare("default, nanoGPT in float32", folder, "float32", SEQUENCES, [], Aim("at least", 2.2), given, note)
+    yield _compare("default, both in bfloat16", folder, "bfloat16", halves, short, Aim("at least", 1.1), given, note)
+
+
+def _compare(
+    what: str, folder: str, dtype: str, batch: int, sizes: list[str], aim: Aim, given: Given, note: str
+) -> Result:
+    overrides = ["training.device=cpu", f"training.batch_size={batch}", *sizes]
+    peer = nanogpt(folder, overrides, batch, dtype)
+    with Server("bench.our_step", {"config": "default", "overrides": overrides}) as ours, peer:
+        sides = (Side("tmrc", ours.seconds_of(1000, 1)), Side("nanoGPT", peer.seconds_of(1000, 1)))
+        length = load_config("default", overrides).model.context_length
+        about = f"{what}: a thousand tokens, {batch} x {length} a step{note}"
+        return compare(about, aim, *sides, given.repeats)
 
 
 def nanogpt(

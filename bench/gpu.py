@@ -26,13 +26,14 @@ MFU, AGAINST_NANOGPT, ATTENTION, REAL = 0.40, 1.15, 1.15, 0.99
 ORIGINAL_BATCH = 256  # sequences; halved until they fit
 
 
-def run(given: Given) -> list[Result]:
+def run(given: Given) -> Iterator[Result]:
     """Everything that a GPU can show. Raises Missing without one."""
     import torch
 
     if not torch.cuda.is_available():
         raise Missing("no CUDA device")
-    return [result for config in CONFIGS for result in of_config(config, given, "cuda", STEPS)]
+    for config in CONFIGS:
+        yield from of_config(config, given, "cuda", STEPS)
 
 
 def of_config(config: str, given: Given, device: str, steps: int, extra: Sequence[str] = ()) -> Iterator[Result]:
