@@ -14,6 +14,7 @@ from torch.autograd import Variable
 from torch.nn.parallel import DistributedDataParallel
 
 from tmrc.config.schema import Config
+from tmrc.model.gpt import GPT
 from tmrc.train.batch import IGNORED, Batch
 from tmrc.train.loss import chunked_loss
 from tmrc.train.pulse import Pulse
@@ -49,10 +50,9 @@ class LossModule(nn.Module):
         self._summed_loss = torch.compile(self._summed_loss, *args, **kwargs)  # type: ignore[method-assign]
 
     def _summed_loss(self, tokens_BT: Tensor, targets_BT: Tensor, mask: Any) -> Tensor:
-        if self._takes_pieces():
-            predictor: Any = self.predictor
-            hidden_ND = predictor.hidden(tokens_BT, mask).flatten(0, 1)
-            head: nn.Linear = predictor.lm_head
+        model = self._in_pieces()
+        if model is not None:
+            hidden_ND, head = model.hidden(tokens_BT, mask).flatten(0, 1), model.lm_head
             with torch.autocast(self._device_type, enabled=False):  # it multiplies in the precision that it is told
                 return chunked_loss(hidden_ND, head.weight, head.bias, targets_BT.flatten(), self._precision)
         logits_NV = self.predictor(tokens_BT, mask).flatten(0, 1)
@@ -63,13 +63,17 @@ class LossModule(nn.Module):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device_type, self._precision, enabled=self._precision != torch.float32)
 
-    def _takes_pieces(self) -> bool:
-        """Whether the loss takes the logits in pieces: on a CPU, of a model that has a `hidden` and an `lm_head`.
+    def _in_pieces(self) -> GPT | None:
+        """The model if its loss can take the logits in pieces, which pays on a CPU.
 
-        Not in float16, whose gradients have to be scaled before they are computed.
+        Not in float16, whose gradients have to be scaled before they are computed, and of a model of somebody's own
+        only its `forward` is known.
         """
-        fits = self._device_type == "cpu" and self._precision != torch.float16 and hasattr(self.predictor, "hidden")
-        return fits and not torch.compiler.is_compiling()
+        model = self.predictor
+        if not isinstance(model, GPT) or type(model).forward is not GPT.forward:
+            return None
+        pays = self._device_type == "cpu" and self._precision != torch.float16 and not torch.compiler.is_compiling()
+        return model if pays else None
 
 
 def seed_of(seed: int, step: int, micro_batch: int) -> int:
