@@ -47,6 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get("/".join(item.path.with_suffix("").parts[-2:]), len(LONG)))
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Torch names its cache in the environment when it compiles here; for what later tests start that is a choice."""
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        os.environ.pop(name, None)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker, (obstacle, _, required) in NEEDS.items():
         problem = obstacle() if item.get_closest_marker(marker) else ""
