@@ -29,6 +29,9 @@ BENCHMARKS: dict[str, str] = {
 }
 
 
+PEERS = {"tatm": "KempnerInstitute/tatm", "nanogpt": "karpathy/nanoGPT", "tmrc": "KempnerInstitute/tmrc"}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks; returns 1 when an aim is missed, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.partition("\n")[0])
@@ -37,26 +40,31 @@ def main(arguments: list[str] | None = None) -> int:
         "--peer", action="append", default=[], type=_peer, metavar="NAME=FOLDER", help="a checkout of a peer"
     )
     parser.add_argument("--repeats", type=_count, default=7, metavar="N", help="of each side; 7 where none is given")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single value to it")
     given = parser.parse_args(arguments)
     if unknown := [name for name in given.names if name not in BENCHMARKS]:
         parser.error(f"got {', '.join(unknown)}, valid: {', '.join(BENCHMARKS)}")
-    if given.json and not given.json.resolve().parent.is_dir():
-        parser.error(f"--json: got {given.json}, valid: a file in a directory that there is")
+    if given.json:
+        try:
+            given.json.open("ab").close()
+        except OSError as error:
+            parser.error(f"--json: {given.json}: cannot be written: {error.strerror}")
     folders = dict(given.peer)
     report = Report()
     for name in given.names or BENCHMARKS:
         _run(name, given.repeats, folders, report)
+        if given.json:  # what was measured stays, whatever comes after it
+            given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     print("; ".join(f"{fact} {value}" for fact, value in machine().items()))
-    if given.json:
-        given.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
     return 0 if all(result.reached for found in report.results.values() for result in found) else 1
 
 
 def _peer(text: str) -> tuple[str, Path]:
     name, _, folder = text.partition("=")
-    if not name or not Path(folder or "/dev/null").is_dir():
-        raise argparse.ArgumentTypeError(f"got {text}, valid: NAME=FOLDER, such as nanogpt=../nanoGPT, a directory")
+    if name not in PEERS or not folder or not Path(folder).is_dir():
+        raise argparse.ArgumentTypeError(
+            f"got {text}, valid: one of {', '.join(PEERS)}, = and the folder of its checkout"
+        )
     return name, Path(folder).resolve()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ def dcp_side(folder: Path, state: State, device: torch.device) -> Iterator[Side]
     on_gpu = device.type == "cuda"
     stager = DefaultStager(StagingOptions(on_gpu, False, on_gpu, on_gpu))
     pending: list[Any] = []
+
+    warnings.filterwarnings("ignore", "torch.distributed is disabled")  # which is meant: there is one process
 
     def save() -> None:
         response = dcp.async_save(files_of(*state), checkpoint_id=str(folder), async_stager=stager, no_dist=True)

@@ -6,9 +6,11 @@ is printed as the tables of docs/performance.md.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tmrc.config.estimate import (
@@ -19,7 +21,7 @@ from tmrc.config.estimate import (
     parameters,
     training_memory_bytes,
 )
-from tmrc.config.goodput import best_interval
+from tmrc.config.goodput import MOST_WRITING, best_interval
 from tmrc.config.load import load_config
 from tmrc.config.schema import Config
 
@@ -171,25 +173,35 @@ def restart_seconds(model: Model, restarts: Restarts, warm: bool) -> float:
     return restarts.start + loading + (restarts.compile_warm if warm else restarts.compile_cold)
 
 
-def goodput(interval: float, stall: float, restart: float, between: float) -> float:
+def writing_seconds(model: Model, restarts: Restarts, background: bool) -> float:
+    """Seconds from the end of the stall until the checkpoint is durable: what is done in them can still be lost."""
+    return (checkpoint_bytes(model.config) or 0) / restarts.write if background else 0.0
+
+
+def goodput(interval: float, stall: float, writing: float, restart: float, between: float) -> float:
     """Share of the time on nodes that goes into steps that count, when preemptions come without a warning.
 
     Each `interval` of work costs a `stall`. Each preemption, `between` seconds apart on average and independent of the
-    rest, costs a `restart` and half of the work since the last save. To first order, as in Young (see docs/goodput.md).
+    rest, costs a `restart`, half of an interval, and what was done while a checkpoint was being written. To first
+    order, as in Young (see docs/goodput.md).
     """
-    return max(0.0, interval / (interval + stall) - (restart + (interval + stall) / 2) / between)
+    lost = (interval + stall) / 2 + writing
+    return max(0.0, interval / (interval + stall) - (restart + lost) / between)
 
 
 def best_goodput(model: Model, restarts: Restarts, *, warm: bool, background: bool) -> tuple[float, float]:
-    """(seconds between saves, goodput) with the interval of Young and Daly."""
-    stall = stall_seconds(model, restarts, background)
-    interval = best_interval(stall, restarts.between)
+    """(seconds between saves, goodput) with the interval that tmrc recommends."""
+    stall, writing = stall_seconds(model, restarts, background), writing_seconds(model, restarts, background)
+    interval = max(best_interval(stall, restarts.between), writing / MOST_WRITING)
     restart = restart_seconds(model, restarts, warm)
-    return interval, goodput(interval, stall, restart, restarts.between)
+    return interval, goodput(interval, stall, writing, restart, restarts.between)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
+    argparse.ArgumentParser(
+        prog="python -m bench.scale", description="Print the tables of docs/performance.md."
+    ).parse_args()
     cluster, restarts = Cluster(), Restarts()
     print("\n\n".join([steps_table(cluster), limits_table(cluster), restarts_table(restarts)]))
     return 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tmrc.config.rundir import RunDir
-from tmrc.config.traces import Spent, Trace, Traces, Wish, read_traces
+from tmrc.config.traces import Saved, Spent, Trace, Traces, Wish, read_traces
 
 BUCKETS = ("queue", "start", "compile", "data_wait", "step", "validation", "save", "lost", "idle")
 MEASURED = ("start", "compile", "data_wait", "step", "validation", "save")  # what rank 0 measures
@@ -51,7 +51,7 @@ class RunAccount:
     """A run: its attempts, and `seconds` of each bucket over all of them and the queue.
 
     `interruptions` counts the attempts that lost state because they could not save before they ended. `saves`
-    checkpoints took `save_seconds` together, `stall_seconds` of which training stood still.
+    checkpoints between steps took `save_seconds` together, and training stood still for `stall_seconds` for them.
     """
 
     seconds: dict[str, float]
@@ -136,10 +136,15 @@ def account(run: RunDir, now: float | None = None, place: Place | None = None) -
         attempts.append(_attempt(trace, span, queued[index], _kept(traces.attempts, index)))
     seconds = {name: math.fsum(one.seconds[name] for one in attempts) for name in BUCKETS}
     seconds["queue"] += queued[-1]
-    saves = [saved for trace in traces.attempts for saved in trace.saved if saved.seconds is not None]
+    saves = _between_steps([saved for trace in traces.attempts for saved in trace.saved if saved.seconds is not None])
     writing, stall = (math.fsum(getattr(saved, name) or 0.0 for saved in saves) for name in ("seconds", "stall"))
     lost = sum(one.interrupted for one in attempts)
     return RunAccount(seconds, tuple(attempts), lost, len(saves), writing, stall)
+
+
+def _between_steps(saves: list[Saved]) -> list[Saved]:
+    """Those that were written beside training, if there are any: the last one of an attempt is waited for."""
+    return [saved for saved in saves if (saved.stall or 0) < (saved.seconds or 0)] or saves
 
 
 @dataclass(frozen=True)
