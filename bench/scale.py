@@ -199,9 +199,8 @@ def best_goodput(model: Model, restarts: Restarts, *, warm: bool, background: bo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    argparse.ArgumentParser(
-        prog="python -m bench.scale", description="Print the tables of docs/performance.md."
-    ).parse_args()
+    about = "Print the tables of Scale in docs/performance.md. The inputs are the fields of Cluster and Restarts."
+    argparse.ArgumentParser(prog="python -m bench.scale", description=about).parse_args(arguments)
     cluster, restarts = Cluster(), Restarts()
     print("\n\n".join([steps_table(cluster), limits_table(cluster), restarts_table(restarts)]))
     return 0
