@@ -38,11 +38,13 @@ State = tuple[nn.Module, torch.optim.Optimizer]
 
 def run(given: Given) -> Iterator[Result]:
     """Compare stalls, after a check that what we write comes back bit for bit."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as in training, before torch first asks for memory
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = trained(device)
     ours = Ours(given.scratch / "ours", state, device)
     require_equal(ours, state)
-    what = f"checkpoint stall, {parameter_count(state[0]) / 1e6:.0f} M parameters with Adam state on {device.type}"
+    size = parameter_count(state[0]) / 1e6
+    what = f"a save of {size:.0f} M parameters with Adam state holds up training on {device.type}"
     blocking = Side("torch.save + fsync + rename", timed(lambda: save_blocking(given.scratch / "torch.pt", state)))
     side = Side("tmrc", timed(ours.save, ours.finish))
     yield compare(what, Aim("at most", 0.1), side, blocking, given.repeats)
