@@ -49,7 +49,7 @@ def unpack(source: BinaryIO, folder: Path) -> int:
     try:
         with tarfile.open(fileobj=source, mode="r:") as tar:
             return _unpack(tar, folder)
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise UnusableError(f"is damaged: {str(error)[:100]}") from None
 
 
@@ -72,7 +72,8 @@ def _unpack(tar: tarfile.TarFile, folder: Path) -> int:
 
 def files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of the plain files under `folder` that are worth keeping, in the order of their names."""
-    for path in sorted(folder.rglob("*")):
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)  # what vanishes is passed over
+    for path in sorted(found):
         name = path.relative_to(folder).as_posix()
         passing = path.suffix in (".lock", ".tmp") or any(part.startswith((".", "tmp")) for part in name.split("/"))
         if not passing and name != DIGESTS and not path.is_symlink() and path.is_file():

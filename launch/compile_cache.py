@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 LOOK_EVERY = 1.0  # seconds between looks until the first archive is written
 LATER = 60.0  # and after that: the first validation compiles as well
 PATIENCE = 5.0  # seconds at the end for an archive that is being written
+_OURS = re.compile(r"[0-9a-f]{16}\.tar|\.[0-9a-f]{16}\.[0-9]+")  # archives, and drafts of them
 KINDS = 3  # of nodes whose archives are kept
 Beats = Callable[[], Mapping[int, Beat]]
 State = tuple[int, int, int]  # of a directory: files, bytes, when the newest changed
@@ -135,13 +137,17 @@ class CompileCache:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise UnusableError("is no plain file")
-        for status in (found, os.lstat(self.run.compile_cache)):
-            if status.st_uid not in owners:
-                raise UnusableError(f"belongs to another user (number {status.st_uid})")
-            if status.st_mode & NOT_OTHERS:
-                raise UnusableError("can be written by others")
+        _require_private(found, owners)
+        self._require_own_folder()
         if found.st_nlink != 1:
             raise UnusableError("has another name elsewhere")
+
+    def _require_own_folder(self) -> None:
+        """Raise UnusableError where the directory of archives is a link or somebody else's to write."""
+        status = os.lstat(self.run.compile_cache)
+        if not stat.S_ISDIR(status.st_mode):
+            raise UnusableError("is in no plain directory")
+        _require_private(status, trusted_owners(self.run.path))
 
     def _require_that_it_works(self) -> None:
         """Raise UnusableError when an attempt has used the archive and got to no step; note that this one uses it."""
@@ -170,6 +176,7 @@ class CompileCache:
         draft = self.run.compile_cache / f".{self.kind}.{self.number}"
         try:
             self.run.compile_cache.mkdir(mode=0o700, exist_ok=True)
+            self._require_own_folder()
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
                 pack(self.folder, file)
@@ -178,6 +185,11 @@ class CompileCache:
             draft.replace(self.archive)
             self._end_trial()
             self._tidy()
+        except UnusableError as error:
+            self._failed = True
+            _say(f"compiled code is not kept for later attempts: {self.archive} {error}")
+        except FileNotFoundError:  # a file has gone while it was read: torch is still at work
+            self._kept = (0, 0, 0)
         except OSError as error:
             self._failed = True
             _say(f"compiled code is not kept for later attempts: {error.strerror or error}")
@@ -186,11 +198,20 @@ class CompileCache:
 
     def _tidy(self) -> None:
         """Remove the archives of kinds of nodes that were longest ago, and what killed attempts have begun."""
-        found = sorted(self.run.compile_cache.glob("*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
-        drafts = [path for path in self.run.compile_cache.glob(".*") if path.name != f".{self.kind}.{self.number}"]
+        names = [path for path in self.run.compile_cache.iterdir() if _OURS.fullmatch(path.name)]
+        archives = [path for path in names if path.suffix == ".tar"]
+        found = sorted(archives, key=lambda path: path.stat().st_mtime, reverse=True)
+        drafts = [path for path in names if path.name.startswith(".") and path.name != f".{self.kind}.{self.number}"]
         for path in (*found[KINDS:], *drafts):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _require_private(status: os.stat_result, owners: Collection[int]) -> None:
+    if status.st_uid not in owners:
+        raise UnusableError(f"belongs to another user (number {status.st_uid})")
+    if status.st_mode & NOT_OTHERS:
+        raise UnusableError("can be written by others")
 
 
 @contextmanager

@@ -36,12 +36,18 @@ def local_place(environ: Mapping[str, str]) -> Path | None:
         folder = Path(name)
         with contextlib.suppress(OSError):
             status, system = folder.stat(), os.statvfs(folder)
-            shared = status.st_mode & NOT_OTHERS and not status.st_mode & stat.S_ISVTX
-            safe = name.startswith("/") and status.st_uid in (0, os.geteuid()) and not shared
+            safe = folder.is_absolute() and folder.is_dir() and status.st_uid in (0, os.geteuid())
+            safe = safe and not any(map(_is_open_to_others, (folder, *folder.resolve().parents)))
             fits = not system.f_flag & os.ST_NOEXEC and system.f_bavail * system.f_frsize >= ROOM
             if safe and fits and os.access(folder, os.W_OK):
                 return folder
     return None
+
+
+def _is_open_to_others(folder: Path) -> bool:
+    """Whether others can put something of theirs in the place of what is in `folder`."""
+    mode = folder.stat().st_mode
+    return bool(mode & NOT_OTHERS and not mode & stat.S_ISVTX)
 
 
 def _cpu() -> list[str]:

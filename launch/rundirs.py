@@ -100,8 +100,12 @@ def _make(run: RunDir, fill: Callable[[RunDir], None]) -> None:
             shutil.rmtree(unfinished.path, ignore_errors=True)
             raise
     except OSError as error:
-        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error  # the first of many
-        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why}") from None
+        raise UserError(f"training.artifacts_path: {run.path}: cannot be written: {why_not(error)}") from None
+
+
+def why_not(error: OSError) -> str:
+    """The reason in words; of a copy's many errors that of the first."""
+    return str(error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror or error)
 
 
 def _describe(run: RunDir, config: Config, about: dict[str, Any]) -> None:

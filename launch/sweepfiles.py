@@ -15,7 +15,7 @@ from launch.atonce import for_each
 from launch.attempts import hold_lock, newest_step, refuse_running
 from launch.code import copy_code
 from launch.points import NEW, Point, Sweep
-from launch.rundirs import create_point, make_durable, provenance
+from launch.rundirs import create_point, make_durable, provenance, why_not
 from launch.script import Array
 from launch.sweepdir import SweepDir, write_sweep
 from tmrc.config.errors import UserError
@@ -76,7 +76,7 @@ def begin(sweep: Sweep, array: Array, command: Sequence[str]) -> Callable[[], No
     except BaseException as error:
         undo()
         if isinstance(error, OSError):
-            raise UserError(f"{error.filename or sweep.folder.path}: cannot be written: {error.strerror}") from None
+            raise UserError(f"{error.filename or sweep.folder.path}: cannot be written: {why_not(error)}") from None
         raise
     return undo
 

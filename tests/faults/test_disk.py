@@ -130,6 +130,29 @@ def test_while_there_is_no_room_training_goes_on_and_nothing_is_lost(
 
 
 @needs_root
+def test_patience_at_the_end_does_not_count_what_was_full_before(small: Path, dataset: Path, train: Train) -> None:
+    """The disk has been full since step 2, for longer than a stop has patience."""
+    trial = trial_on(small, dataset, "training.save_every=60")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Loop, "_save_is_due", lambda self: self.progress.step == 1)
+        patch.setattr(loop, "LOOK_FOR_ROOM", 0.01)
+        saved_at_once(patch)
+        tried = before_save(patch, 1, lambda: fill(small))
+        failed = keeper.Keeper._bear
+
+        def make_room(self: keeper.Keeper, *args: Any) -> None:
+            failed(self, *args)
+            if len(tried) == 1:
+                self._full_since = -1e9
+            if len(tried) == 3:
+                (small / "filler").unlink()
+
+        patch.setattr(keeper.Keeper, "_bear", make_room)
+        train(again=trial)
+    assert tried == [2, 6, 6, 6] and trial.saved_steps() == [6]
+
+
+@needs_root
 def test_the_last_save_waits_for_room(small: Path, dataset: Path, train: Train) -> None:
     trial = trial_on(small, dataset, "training.save_every=60")
     with pytest.MonkeyPatch.context() as patch:
@@ -216,7 +239,11 @@ def test_checkpoints_that_may_not_be_written_any_more(train: Train) -> None:
         trial = trial_on(folder, data, FAST)
         give_to_nobody(folder)
         assert finish(start(lose_right, str(trial.run.path), log=folder / "log", nobody=True)) == 1
-        said = [line for line in (folder / "log").read_text().splitlines() if not line.startswith(("step", "attempt"))]
+        said = [
+            line
+            for line in (folder / "log").read_text().splitlines()
+            if not line.startswith(("step", "attempt", "this CPU"))
+        ]
         assert len(said) == 1 and "Permission denied" in said[0] and "no right" in said[0], said
         assert kind(trial) == "disk" and trial.saved_steps() == [1, 2]
         trial.run.checkpoints.chmod(0o755)

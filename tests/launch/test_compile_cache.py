@@ -195,7 +195,7 @@ def empty(run: RunDir) -> None:
         pytest.param(give_away_folder, "belongs to another user (number 12345)", marks=ROOT_ONLY),
         (second_name, "has another name elsewhere"),
         (link_file, "cannot be used: "),
-        (link_folder, "can be written by others"),
+        (link_folder, "is in no plain directory"),
         (pipe, "is no plain file"),
         (flip, "its contents are not those that were written"),
         (cut, "is cut off"),
@@ -303,13 +303,14 @@ def test_a_run_directory_that_cannot_be_written_to_costs_one_line(
 def test_another_kind_of_node_has_its_own_archive_and_not_all_are_kept(
     run: RunDir, node: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number, kind in enumerate(("h100", "a100", "v100", "cpu"), 1):
+    kinds = [letter * 16 for letter in "abcd"]
+    for number, kind in enumerate(kinds, 1):
         monkeypatch.setattr(module, "kind_of_node", lambda kind=kind: kind)
         assert attempt(run, number, node, f"{kind}.so") == {}
         time.sleep(0.01)  # the age of a file decides
-    assert sorted(path.name for path in run.compile_cache.iterdir()) == ["a100.tar", "cpu.tar", "v100.tar"]
-    monkeypatch.setattr(module, "kind_of_node", lambda: "a100")
-    assert list(attempt(run, 5, node)) == ["a100.so"]
+    assert sorted(path.name for path in run.compile_cache.iterdir()) == [f"{kind}.tar" for kind in kinds[1:]]
+    monkeypatch.setattr(module, "kind_of_node", lambda: kinds[1])
+    assert list(attempt(run, 5, node)) == [f"{kinds[1]}.so"]
 
 
 def test_two_attempts_at_once_leave_one_whole_archive(run: RunDir, node: dict[str, str]) -> None:
@@ -387,3 +388,66 @@ def test_an_archive_that_takes_long_to_write_does_not_hold_the_watch(
         began = [cache.look(steps_to(step)) for step in (0, 1, 2, 3)]
         assert began and not written
         wait_for(lambda: written, "the archive", patience=5)
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["a link", "open to others"])
+def test_nothing_is_written_or_tidied_away_where_a_link_leads_or_others_write(
+    run: RunDir, node: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], others: bool
+) -> None:
+    home = run.compile_cache if others else tmp_path / "home"
+    home.mkdir()
+    names = [".bashrc", *(f"backup{number}.tar" for number in range(5))]
+    for name in names:
+        (home / name).touch()
+    if others:
+        home.chmod(0o777)
+    else:
+        run.compile_cache.symlink_to(home)
+    attempt(run, 1, node, "a.so")
+    assert sorted(path.name for path in home.iterdir()) == names
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "compiled code is not kept for later attempts" in line
+
+
+def test_only_archives_of_ours_are_tidied_away(run: RunDir, node: dict[str, str]) -> None:
+    run.compile_cache.mkdir(mode=0o700)
+    kept = ["notes.tar", "z.tar", ".hidden", *(f"{number:016x}.tar" for number in (8, 9))]
+    for age, name in enumerate([*(f"{number:016x}.tar" for number in range(8)), *kept]):
+        (run.compile_cache / name).touch()
+        os.utime(run.compile_cache / name, (age, age))
+    attempt(run, 1, node, "a.so")
+    assert {path.name for path in run.compile_cache.iterdir()} == {*kept, f"{kind_of_node()}.tar"}
+
+
+def test_what_torch_removes_while_it_is_looked_at_is_passed_over(
+    run: RunDir, node: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def vanish(path: object) -> object:
+        if "tmp.pid" in str(path):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    attempt(run, 1, node, "a.so", "triton/K/tmp.pid_1/b.so")
+    monkeypatch.undo()
+    assert list(attempt(run, 2, node)) == ["a.so"]
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
+def test_a_header_that_asks_for_all_memory_is_damage(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("a")
+    member.type, member.size = kind, 2**60
+    with pytest.raises(UnusableError):
+        unpack(io.BytesIO(member.tobuf(tarfile.GNU_FORMAT) + bytes(10240)), tmp_path)
+
+
+def test_a_directory_below_one_that_others_may_exchange_is_not_used(tmp_path: Path) -> None:
+    below = tmp_path / "open" / "below"
+    below.mkdir(parents=True, mode=0o700)
+    assert local_place({"TMPDIR": str(below)}) == below
+    below.parent.chmod(0o777)
+    assert local_place({"TMPDIR": str(below)}) != below
+    (tmp_path / "file").touch()
+    assert local_place({"TMPDIR": str(tmp_path / "file")}) == Path("/tmp")

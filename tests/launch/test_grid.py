@@ -163,6 +163,7 @@ words = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True) | st.sample
     ]
 )
 numbers = st.integers(-(10**20), 10**20).map(str) | st.floats(allow_nan=False).map(str)
+numbers |= st.from_regex(r"[+-]?0{1,2}[0-9]{0,2}(\.[0-9]{0,2})?(e[0-9])?", fullmatch=True, alphabet="+-0123456789.e")
 
 
 paths = st.from_regex(r"\.{0,2}/[\w./-]{0,20}", fullmatch=True, alphabet=st.characters(max_codepoint=127))

@@ -200,3 +200,24 @@ def test_a_trainer_state_of_another_form_is_refused(run: RunDir, text: str) -> N
 
 def test_nothing_in_a_checkpoint_is_a_pickle(run: RunDir) -> None:
     assert sorted(path.name for path in save(run).iterdir()) == sorted(FILES)
+
+
+def test_a_parameter_that_has_never_had_a_gradient_has_no_state_after_a_resume_either(run: RunDir) -> None:
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = nn.ModuleDict({"used": nn.Linear(4, 8), "frozen": nn.Linear(2, 2), "unused": nn.Linear(3, 3)})
+        model["frozen"].requires_grad_(False)
+        return model, build_optimizer(model.named_parameters(), OptimizerConfig())
+
+    model, optimizer = made()
+    model["used"](torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    save_checkpoint(fence_of(run), files_of(model, optimizer), STATE)
+    found = newest_checkpoint(run)
+    assert found is not None
+    other, resumed = made()
+    load_model(found, other)
+    load_optimizer(found, other, resumed)
+    names = {id(parameter): name for name, parameter in other.named_parameters()}
+    assert sorted(names[id(parameter)] for parameter in resumed.state if resumed.state[parameter]) == [
+        "used.bias", "used.weight",
+    ]  # fmt: skip

@@ -185,6 +185,11 @@ def test_there_is_one_copy_of_the_state_however_often_it_is_saved() -> None:
     assert other.keys() == {"model"} and other["model"]["weight"].shape == (4,)
 
 
+def test_a_tensor_that_repeats_one_number_is_copied_in_full() -> None:
+    copies = Snapshot(torch.device("cpu")).take({"model": {"spread": torch.ones(1).expand(5)}})
+    assert torch.equal(copies["model"]["spread"], torch.ones(5))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_weights_that_change_after_the_copy_has_begun_do_not_get_into_it() -> None:

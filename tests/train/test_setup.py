@@ -108,3 +108,24 @@ def test_only_an_emulated_bfloat16_is_float32(
     assert ("no instructions for bfloat16" in capsys.readouterr().out) == (
         asked != str(computed).removeprefix("torch.")
     )
+
+
+class Strange(torch.nn.Module):
+    """A weight whose rows are columns in memory, one that shares its memory, and a buffer of one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = torch.nn.Parameter(torch.randn(4, 3).t())
+        self.plain = torch.nn.Parameter(torch.randn(2, 5))
+        self.shared = torch.nn.Parameter(self.plain.detach().t())
+        self.register_buffer("spread", torch.zeros(1).expand(5))
+
+
+def test_parameters_lie_in_memory_as_gradients_and_checkpoints_do() -> None:
+    model = Strange()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    turned = model.turned
+    setup.in_plain_order(model)
+    assert model.turned is turned and turned.is_contiguous() and model.get_buffer("spread").is_contiguous()
+    assert model.shared.untyped_storage().data_ptr() == model.plain.untyped_storage().data_ptr()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

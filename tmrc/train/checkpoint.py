@@ -194,8 +194,10 @@ def load_optimizer(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.op
     file = checkpoint.path / "optimizer.safetensors"
     loaded = _load(file)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    if checkpoint.step > 0:  # before the first step there is no state yet
-        _require_equal_names(file, set(names.values()), {name.rpartition("/")[0] for name in loaded})
+    there = {name.rpartition("/")[0] for name in loaded}
+    if checkpoint.step > 0 and not there:  # before the first step there is no state yet
+        _require_equal_names(file, set(names.values()), there)
+    _require_equal_names(file, set(names.values()) & there, there)  # one without a gradient has none, now as then
     for group in optimizer.param_groups:
         on_device = bool(group.get("fused") or group.get("capturable"))
         for parameter in group["params"]:

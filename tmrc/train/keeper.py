@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ class Keeper:
         self._untold: list[tuple[str, dict[str, Any]]] = []  # events that the disk had no room for
         self._begun = False
         self._full_since: float | None = None  # when the first of the saves began that found no room
+        self._patient_since = -math.inf
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl, and now and then a line to the log."""
@@ -171,6 +173,10 @@ class Keeper:
         self.event("checkpoint", saving.step, path=path.name, seconds=seconds, stall=stall, **spent)
         return True
 
+    def be_patient_again(self) -> None:
+        """However long the disk has been full: patience with it counts from now on."""
+        self._patient_since = time.monotonic()
+
     def save(self, files: Files, state: TrainerState, patience: float) -> bool:
         """Write a checkpoint of this state unless there is one, and wait until it is durable. As `settle` otherwise."""
         if not self.settle(patience, wait=True):
@@ -196,7 +202,7 @@ class Keeper:
 
     def _bear(self, error: Exception, step: int, began: float, patience: float) -> None:
         """Say that a save that began at `began` found no room. Raises DiskError when that cannot go on."""
-        self._full_since = began if self._full_since is None else self._full_since
+        self._full_since = max(began if self._full_since is None else self._full_since, self._patient_since)
         left = self._full_since + patience - time.monotonic()
         what = f"the checkpoint of step {step} cannot be written"
         if errno_of(error) not in NO_SPACE or left <= 0:

@@ -237,6 +237,8 @@ class Loop:
 
     def _save_at_last(self, patience: float) -> None:
         """The save after which training ends: while the disk is full, wait for room."""
+        if self._keeper:
+            self._keeper.be_patient_again()
         while not self._save_and_wait(patience):
             time.sleep(min(LOOK_FOR_ROOM, patience))
             if self._interrupted():

@@ -66,7 +66,9 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
-        gradients: _Gradients = ctx.gradients
+        gradients: _Gradients | None = ctx.gradients
+        if gradients is None:
+            raise RuntimeError("the backward pass of the loss can be run once")
         ctx.gradients = None  # freed as soon as they are handed on
         bias_V = None if gradients.bias_V is None else gradients.bias_V.mul_(scale)
         return gradients.hidden_ND.mul_(scale), gradients.weight_VD.mul_(scale), bias_V, None, None, None

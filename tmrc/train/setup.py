@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +69,7 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
     device = world.device
     oracle = Oracle(config.tokenizer.vocab_size) if config.training.use_oracle else None
     model = (oracle or build_model(config)).to(device)
+    in_plain_order(model)
     precision = computing_precision(config, world)
     module = LossModule(model, precision, device.type)
     wanted = config.training.compile
@@ -97,6 +99,19 @@ def build_parts(config: Config, plan: DataPlan, world: World, micro_batch_size: 
         build_mask=mask,
         probe=OracleProbe(module, oracle, device) if oracle else None,
     )
+
+
+def in_plain_order(model: nn.Module) -> None:
+    """Lay parameters and buffers out contiguously, as checkpoints and gradients are.
+
+    A fused optimizer goes through raw memory, so parameter, gradient and moments must have one order. What shares
+    memory with another is left as it is.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors)
+    for tensor in tensors:
+        if not tensor.is_contiguous() and owners[tensor.untyped_storage().data_ptr()] == 1:
+            tensor.data = tensor.data.contiguous()
 
 
 def compile_whole(module: nn.Module) -> None:

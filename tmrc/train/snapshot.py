@@ -96,4 +96,4 @@ def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def _bytes(tensor: Tensor) -> np.ndarray:
     """The tensor's memory, or that of a copy where it is not contiguous."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
