@@ -85,12 +85,14 @@ class Nodes:
             process = subprocess.Popen(
                 [sys.executable, "-c", NODE, str(of.path)], cwd=ROOT, env=given, stdout=log, stderr=log
             )
-            wait_for(lambda: last_step(of) > steps, process, of)
-            seconds = time.perf_counter() - began
-        if keeps:
-            wait_for(lambda: any(of.compile_cache.glob("*.tar")), process, of)
-        process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE)
+            try:
+                wait_for(lambda: last_step(of) > steps, process, of)
+                seconds = time.perf_counter() - began
+                if keeps:
+                    wait_for(lambda: any(of.compile_cache.glob("*.tar")), process, of)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait(PATIENCE)
         shutil.rmtree(empty)
         return seconds
 
