@@ -26,6 +26,23 @@ WAITING = {
 ENDLESS = ["training.train_steps=1000000", "training.log_interval=10", "training.micro_batch_size=2"]
 
 
+# The trainer, which prints what stands in its heartbeat file
+TOLD = """
+import os, sys
+from pathlib import Path
+from tmrc.config.heartbeat import heartbeat_file, read_heartbeat
+from tmrc.train import pulse
+from tmrc.train.run import main
+
+rank, beat = int(os.environ["RANK"]), pulse.Pulse.__call__
+
+def told(self, phase):
+    beat(self, phase)
+    sys.stderr.write(f"{rank} {read_heartbeat(heartbeat_file(Path(os.environ['TMRC_HEARTBEAT']), rank)).phase}\\n")
+
+pulse.Pulse.__call__ = told
+sys.exit(main(sys.argv[1:]))
+"""
 SpawnTwo = Callable[[Trial], subprocess.Popen[str]]
 
 
@@ -102,15 +119,16 @@ def test_a_rank_that_is_aborted_says_where_it_was(new_trial: NewTrial) -> None:
     assert "loop.py" in said and "feed.py" in said  # every thread
 
 
-def test_start_up_beats_before_the_first_step(new_trial: NewTrial, tmp_path: Path, spawn_two: SpawnTwo) -> None:
+def test_start_up_beats_before_the_first_step(
+    new_trial: NewTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank says what its file tells after every beat."""
+    monkeypatch.setenv("TMRC_HEARTBEAT", str(tmp_path))
+    (tmp_path / "told.py").write_text(TOLD)
     trial = new_trial("training.train_steps=2")
-    process = spawn_two(trial)
-    phases = set()
-    while process.poll() is None:
-        phases |= {beat.phase for beat in beats(tmp_path)}
-        time.sleep(0.002)
-    finish(process)
-    assert {"joining the other ranks", "building the model", "warming up"} <= phases, phases
+    said = finish(spawn(trial, 2, trainer=[str(tmp_path / "told.py")])).splitlines()
+    wanted = {"joining the other ranks", "building the model", "warming up"}
+    assert {f"{rank} {phase}" for rank in (0, 1) for phase in wanted} <= set(said), said
 
 
 def test_nobody_watches_and_nothing_is_written(new_trial: NewTrial, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tmrc.train.checkpoint import Files, Tensors
 
+_THREADS_PAY = 1 << 24  # bytes from which on more than one thread is worth its start
 _ALIGNED = 64  # bytes; a multiple of every type's size
 
 
@@ -90,7 +91,12 @@ def _memory(size: int, pinned: bool) -> Tensor:
 
 def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Copy (to, from) as bytes: NumPy's goes past the caches, which PyTorch's own between CPU tensors does not."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = torch.get_num_threads() if sum(copy.nbytes for copy, _ in pairs) >= _THREADS_PAY else 1
+    if threads == 1:
+        for copy, tensor in pairs:
+            np.copyto(_bytes(copy), _bytes(tensor))
+        return
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda pair: np.copyto(_bytes(pair[0]), _bytes(pair[1])), pairs))
 
 
