@@ -68,7 +68,7 @@ def create_point(
         unfinished.code.symlink_to(os.path.relpath(code, run.path))  # a sweep can be moved as a whole
         unfinished.submitit.mkdir(mode=0o700)
         write_config(config, unfinished.config, written)
-        text = json.dumps({"id": run.path.name, **about}, ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps({**about, "id": run.path.name}, ensure_ascii=False, indent=2) + "\n"
         unfinished.run_json.write_bytes(text.encode("utf8", "backslashreplace"))
 
     _make(run, fill)

@@ -103,7 +103,7 @@ def _begin(sweep: Sweep, array: Array, command: Sequence[str], undone: list[Call
 
     def create(point: Point) -> None:
         of_sweep = {"id": sweep.folder.path.name, "overrides": list(point.overrides)}
-        create_point(point.run, point.config, code, {**about, "id": point.run.path.name, "sweep": of_sweep}, written)
+        create_point(point.run, point.config, code, {**about, "sweep": of_sweep}, written)
 
     with waiting(f"{len(new):,} run directories to be written"):
         for_each(new, create)

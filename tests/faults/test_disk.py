@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -150,6 +151,28 @@ def test_patience_at_the_end_does_not_count_what_was_full_before(small: Path, da
         patch.setattr(keeper.Keeper, "_bear", make_room)
         train(again=trial)
     assert tried == [2, 6, 6, 6] and trial.saved_steps() == [6]
+
+
+@needs_root
+def test_a_stop_while_the_last_save_waits_has_its_own_patience(small: Path, dataset: Path, train: Train) -> None:
+    """It comes when the run has waited for 50 seconds, which is more than a stop has."""
+    trial = trial_on(small, dataset, "training.save_every=60")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "LOOK_FOR_ROOM", 0.01)
+        tried = before_save(patch, 1, lambda: fill(small))
+        failed = keeper.Keeper._bear
+
+        def stop(self: keeper.Keeper, *args: Any) -> None:
+            failed(self, *args)
+            if len(tried) == 1:
+                self._full_since = self._patient_since = time.monotonic() - 50
+                os.kill(os.getpid(), signal.SIGUSR2)
+            if len(tried) == 3:
+                (small / "filler").unlink()
+
+        patch.setattr(keeper.Keeper, "_bear", stop)
+        train(again=trial)
+    assert tried == [6] * 4 and trial.saved_steps() == [6]
 
 
 @needs_root

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tests.train.conftest import Trial, saved_at_once
-from tmrc.train import keeper
+from tmrc.train import keeper, snapshot
 from tmrc.train.loop import Loop
 from tmrc.train.snapshot import Snapshot
 
@@ -165,23 +166,36 @@ def test_what_is_being_written_when_training_fails_is_finished(
     assert cut.tensor_files() == whole.tensor_files()
 
 
+def test_a_host_without_memory_for_the_copy_is_told_in_one_line(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(snapshot, "mmap", types.SimpleNamespace(mmap=refuse, MAP_PRIVATE=0, MAP_ANONYMOUS=0))
+    trial = train(expect=1)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said and "copy of the state" in said and "launch.mem" in said
+    assert json.loads((trial.run.attempt(1) / "rank_0.json").read_text())["kind"] == "out_of_memory"
+
+
 def test_there_is_one_copy_of_the_state_however_often_it_is_saved() -> None:
     def state(value: float) -> dict[str, dict[str, Tensor]]:
         return {"model": {"weight": torch.full((3, 2), value).T}, "optimizer": {"step": torch.tensor(value)}}
 
-    snapshot = Snapshot(torch.device("cpu"))
-    snapshot.prepare(state(0.0))
+    taken = Snapshot(torch.device("cpu"))
+    taken.prepare(state(0.0))
     rooms, tensors = [], state(1.0)
     for value in (1.0, 2.0):
         tensors["model"]["weight"].fill_(value)
-        copies = snapshot.take(tensors)
-        snapshot.wait()
+        copies = taken.take(tensors)
+        taken.wait()
         assert copies["model"]["weight"].is_contiguous()
         rooms.append([copies["model"]["weight"].data_ptr(), copies["optimizer"]["step"].data_ptr()])
         tensors["model"]["weight"].fill_(9.0)
         assert torch.equal(copies["model"]["weight"], torch.full((2, 3), value))
     assert rooms[0] == rooms[1]
-    other = snapshot.take({"model": {"weight": torch.ones(4)}})  # what has another size has another room
+    other = taken.take({"model": {"weight": torch.ones(4)}})  # what has another size has another room
     assert other.keys() == {"model"} and other["model"]["weight"].shape == (4,)
 
 
@@ -194,11 +208,11 @@ def test_a_tensor_that_repeats_one_number_is_copied_in_full() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_weights_that_change_after_the_copy_has_begun_do_not_get_into_it() -> None:
     files = {"model": {str(index): torch.full((1 << 24,), 1.0, device="cuda") for index in range(8)}}
-    snapshot = Snapshot(torch.device("cuda"))
+    taken = Snapshot(torch.device("cuda"))
     for value in (1.0, 2.0):
-        copies = snapshot.take(files)
-        snapshot.protect()
+        copies = taken.take(files)
+        taken.protect()
         for tensor in files["model"].values():
             tensor.add_(1.0)
-        snapshot.wait()
+        taken.wait()
         assert all(copy.is_pinned() and bool((copy == value).all()) for copy in copies["model"].values())

@@ -237,12 +237,16 @@ class Loop:
 
     def _save_at_last(self, patience: float) -> None:
         """The save after which training ends: while the disk is full, wait for room."""
-        if self._keeper:
-            self._keeper.be_patient_again()
+        self._be_patient_again()
         while not self._save_and_wait(patience):
             time.sleep(min(LOOK_FOR_ROOM, patience))
-            if self._interrupted():
-                patience = min(patience, PATIENCE_WHEN_STOPPED)
+            if patience > PATIENCE_WHEN_STOPPED and self._interrupted():
+                patience = PATIENCE_WHEN_STOPPED
+                self._be_patient_again()
+
+    def _be_patient_again(self) -> None:
+        if self._keeper:
+            self._keeper.be_patient_again()
 
     def _save_and_wait(self, patience: float) -> bool:
         """Have a durable checkpoint of the current step, unless nothing is trained or saving is off.

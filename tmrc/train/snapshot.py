@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tmrc.train.checkpoint import Files, Tensors
+from tmrc.train.failures import NoMemoryError
 
 _THREADS_PAY = 1 << 24  # bytes from which on more than one thread is worth its start
 _ALIGNED = 64  # bytes; a multiple of every type's size
@@ -83,7 +84,11 @@ def _memory(size: int, pinned: bool) -> Tensor:
     """`size` bytes that the system has really given, which it does when they are written to."""
     if pinned:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        what = f"a copy of the state, from which checkpoints are written, takes {size:,} bytes of the host's memory"
+        raise NoMemoryError(f"{what} ({error.strerror}); give the job more (launch.mem)") from None
     with contextlib.suppress(OSError):  # of huge pages there are fewer to be looked up, which the copies are faster by
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8).zero_()
